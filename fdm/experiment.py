@@ -133,6 +133,13 @@ def load_experiment(reference: str, overrides: Sequence[str] = ()) -> Experiment
     return experiment_from_dict(raw, reference)
 
 
+def load_dataset(name: str, overrides: Sequence[str] = ()) -> DatasetConfig:
+    """Read ``params/datasets/<name>.yaml``; overrides are ``dataset.key=value``."""
+    raw = {"dataset": {"name": name, **_block("datasets", name)}}
+    merged = _override(raw, overrides)["dataset"]
+    return DatasetConfig.model_validate(_validate(DatasetConfig, merged, f"params/datasets/{name}.yaml"))
+
+
 def experiment_from_dict(raw: Mapping[str, Any], where: str) -> Experiment:
     """Validate a resolved experiment, each block with an error that names its keys."""
     blocks: dict[str, Any] = dict(raw)

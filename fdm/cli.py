@@ -1,0 +1,221 @@
+"""The command line: one verb per file of the pipeline; thin, the work is elsewhere."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+from rich.console import Console
+
+from fdm.allocator import keep_freed_memory
+from fdm.errors import UserError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Multi-stage diffusion models: train, sample, score, prove, report. EXPERIMENT is SUITE:NAME, for example "
+    "[bold]digits:ddpm[/], or a file that `fdm show --yaml` wrote.",
+)
+
+Reference = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="SUITE:NAME, or a resolved experiment file.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("-o", "--override", metavar="KEY=VALUE", help="Override a key, e.g. training.images=1000. Repeatable."),
+]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
+Target = Annotated[Path | None, typer.Option("--to", metavar="DIR", help="Copy finished files here.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all cores.")]
+
+
+@app.command()
+def data(
+    dataset: Annotated[str, typer.Argument(help="Name of a file in params/datasets, for example digits32.")],
+    override: Overrides = None,
+    force: Annotated[bool, typer.Option(help="Prepare again even if the store is complete.")] = False,
+) -> None:
+    """Fetch, check and pack a dataset into data/NAME/.
+
+    Example: fdm data cifar10
+    """
+    from fdm.data import prepare
+    from fdm.experiment import load_dataset
+
+    store = prepare(load_dataset(dataset, override or ()), force=force)
+    for name, split in store.manifest["splits"].items():
+        _say(f"data/{dataset}/{name}: {split['count']:,} images of {'×'.join(map(str, split['shape'][1:]))}")
+
+
+@app.command()
+def train(
+    experiment: Reference,
+    seed: Seed = 0,
+    to: Target = None,
+    override: Overrides = None,
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """Train one experiment; run the same command again to resume.
+
+    Example: fdm train digits:ddpm --seed 0 --to results/digits/ddpm/seed0
+    """
+    record = _run(experiment, seed, to, override, device, threads).train()
+    _say(
+        f"{experiment} seed {seed}: trained on {record['images']:,} images in {record['seconds']:.0f} s "
+        f"(run {record['identity']})"
+    )
+
+
+@app.command()
+def sample(
+    experiment: Reference,
+    seed: Seed = 0,
+    to: Target = None,
+    override: Overrides = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    shard: Annotated[str, typer.Option(metavar="I/N", help="Draw only part I of N (from 1).")] = "1/1",
+) -> None:
+    """Draw samples from a trained experiment; finished batches are kept when it is interrupted.
+
+    Example: fdm sample digits:ddpm --shard 2/4
+    """
+    run = _run(experiment, seed, to, override, device, threads)
+    part, separator, parts = shard.partition("/")
+    if not (separator and part.isdigit() and parts.isdigit()):
+        raise UserError(f"--shard {shard}: expected I/N, for example 1/4")
+    record = run.sample(int(part) - 1, int(parts))
+    if record:
+        _say(f"{experiment} seed {seed}: {record['count']:,} samples in {record['seconds']:.0f} s (run {record['identity']})")
+    else:
+        _say(f"{experiment} seed {seed}: shard {shard} is done; other shards are missing")
+
+
+@app.command()
+def evaluate(
+    experiment: Reference,
+    seed: Seed = 0,
+    to: Target = None,
+    override: Overrides = None,
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """Score samples and count their cost: metrics.json, cost.json, manifest.json.
+
+    Example: fdm evaluate digits:ddpm --to results/digits/ddpm/seed0
+    """
+    metrics = _run(experiment, seed, to, override, device, threads).evaluate()
+    for network, scores in metrics["features"].items():
+        _say(f"{experiment} seed {seed}: {network}: " + ", ".join(f"{k} {v:.4g}" for k, v in scores.items()))
+
+
+@app.command()
+def verify(
+    experiments: Annotated[list[str] | None, typer.Argument(metavar="[EXPERIMENT]...", help="SUITE:NAME, any number.")] = None,
+    suite: Annotated[str | None, typer.Option(help="All experiments of a suite.")] = None,
+    steps: Annotated[list[int] | None, typer.Option(help="Numbers of evaluations; repeatable. Default 50, 200, 1000.")] = None,
+    solver: Annotated[list[str] | None, typer.Option(help="Solvers; repeatable. Default: all three.")] = None,
+    side: Annotated[int, typer.Option(min=2, help="Side of the test images, pixels.")] = 16,
+    channels: Annotated[int, typer.Option(help="1 or 3.")] = 1,
+    override: Overrides = None,
+    to: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the numbers as JSON.")] = None,
+) -> None:
+    """Prove a method against the closed-form oracle: its exact error E(N) on Gaussian images, in float64.
+
+    Example: fdm verify digits:fdm-ds-3 --solver multistep2
+    """
+    from fdm.evaluation.verify import print_table, verify_experiments
+
+    rows = verify_experiments(
+        experiments or [], suite, override or [], steps or [50, 200, 1000], solver or [], side, channels
+    )
+    print_table(rows)
+    if to:
+        from fdm.store import write_json
+
+        write_json(to, [row.as_dict() for row in rows])
+
+
+@app.command()
+def show(
+    experiment: Annotated[str | None, typer.Argument(metavar="EXPERIMENT", help="SUITE:NAME, or a file.")] = None,
+    override: Overrides = None,
+    as_yaml: Annotated[bool, typer.Option("--yaml", help="Print the resolved experiment as a file to keep.")] = False,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of a resolved experiment.")] = False,
+    threads: Threads = None,
+) -> None:
+    """Show what an experiment is and costs: configuration, parameters, FLOPs, evaluations, time on this machine.
+
+    Example: fdm show digits:fdm-ds-3
+    """
+    from fdm.experiment import json_schema, load_experiment
+
+    if schema:
+        print(json.dumps(json_schema(), indent=2))
+        return
+    if experiment is None:
+        raise UserError("name an experiment, for example digits:ddpm, or give --schema")
+    resolved = load_experiment(experiment, override or ())
+    text = yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    if as_yaml:
+        print(text, end="")
+        return
+    from fdm.evaluation.estimate import print_estimate
+
+    _set_threads(threads)
+    Console().print(text, highlight=False, markup=False)
+    print_estimate(resolved)
+
+
+@app.command()
+def report(
+    suite: Annotated[str, typer.Argument(help="Suite whose results are reported.")],
+    results: Annotated[Path | None, typer.Option(metavar="DIR", help="Default: results/SUITE.")] = None,
+    to: Annotated[Path | None, typer.Option(metavar="DIR", help="Default: reports/SUITE.")] = None,
+) -> None:
+    """Build the report of a suite from its result files alone.
+
+    Example: fdm report digits
+    """
+    from fdm.report import build
+
+    name = Path(suite).stem if suite.endswith((".yaml", ".yml")) else suite
+    page = build(suite, results or Path("results") / name, to or Path("reports") / name)
+    _say(f"report: {page}")
+
+
+def _run(experiment, seed, to, override, device, threads):  # type: ignore[no-untyped-def]
+    from fdm.experiment import load_experiment
+    from fdm.runs import Run
+
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"--device {device}: must be auto, cpu or cuda")
+    _set_threads(threads)
+    return Run(load_experiment(experiment, override or ()), seed, device, to)
+
+
+def _set_threads(threads: int | None) -> None:
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Entry point: one clear line and status 1 for everything a user can mend."""
+    keep_freed_memory()
+    try:
+        app()
+    except UserError as error:
+        _say(f"error: {error}")
+        sys.exit(1)

@@ -1,0 +1,179 @@
+"""Packing a source into ``data/<name>/``: all or nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from fdm.config import DatasetConfig
+from fdm.data.fit import fit_image
+from fdm.data.locks import held
+from fdm.data.sources import Part, Source, open_source
+from fdm.data.store import Store, manifest_digest, open_store
+from fdm.errors import UserError
+from fdm.store import write_json
+
+CHUNK = 128  # images per task of a worker thread
+Progress = Callable[[str, int, int], None]
+
+
+def prepare(
+    config: DatasetConfig,
+    root: Path = Path("data"),
+    downloads: Path = Path("downloads"),
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Store:
+    """Make ``root/<name>/`` from the source of ``config``; do nothing when it is there, intact and of the same spec.
+
+    Everything is built in a hidden sibling folder and renamed at the end, so a store is there wholly or not at all.
+    A second process that prepares the same dataset waits and then finds it done.
+
+    Args:
+        config: which images, at which size.
+        root: folder of the prepared datasets.
+        downloads: folder of fetched archives.
+        force: build anew whatever is there.
+        progress: called as ``progress(split, images done, images in all)`` now and then.
+
+    Raises:
+        UserError: the source cannot be had, an image cannot be used, or the store cannot be written; one line that
+            names the file. What was there before is then still there.
+    """
+    if not config.name or Path(config.name).name != config.name or config.name.startswith("."):
+        raise UserError(f"dataset name {config.name!r}: it must be a plain folder name that does not start with a dot")
+    target = root / config.name
+    spec = stored_spec(config)
+    if not force and (store := _current(target, spec)):
+        return store
+    with held(root, config.name):
+        if not force and (store := _current(target, spec)):
+            return store
+        source = open_source(config, downloads)
+        with contextlib.closing(source), warnings.catch_warnings():  # type: ignore[type-var]
+            # Our own bound on pixels (sources.files) is stricter than the one that Pillow only warns of.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            _build(source, config, spec, target, progress)
+    return open_store(target)
+
+
+def stored_spec(config: DatasetConfig) -> dict[str, Any]:
+    """``config`` as the manifest records it: without ``flip``, which happens while training and changes no file."""
+    return config.model_dump(mode="json", exclude={"flip"})
+
+
+def _current(target: Path, spec: dict[str, Any]) -> Store | None:
+    """The store at ``target`` if it opens and has this spec. A damaged one is as good as none: it is rebuilt."""
+    try:
+        store = open_store(target)
+    except UserError:
+        return None
+    return store if store.manifest["spec"] == spec else None
+
+
+def _build(
+    source: Source, config: DatasetConfig, spec: dict[str, Any], target: Path, progress: Progress | None
+) -> None:
+    # Fixed names, because the lock keeps others out: what a killed process left is cleared by the next one.
+    part, old = (target.with_name(f".{target.name}.part"), target.with_name(f".{target.name}.old"))
+    try:
+        _clear(part, old)
+        splits = {}
+        for name, images in source.parts.items():
+            keep = min(images.count, config.limit or images.count) if name == "train" else images.count
+            splits[name] = _write_split(images, keep, config, part / name, name, progress)
+        manifest: dict[str, Any] = {
+            "name": config.name,
+            "spec": spec,
+            "source": source.facts,
+            "splits": splits,
+            "classes": None if source.classes is None else list(source.classes),
+        }
+        manifest |= {"digest": manifest_digest(manifest), "route": source.route}
+        write_json(part / "manifest.json", manifest)
+        if target.exists() or target.is_symlink():
+            target.rename(old)
+        try:
+            part.rename(target)
+        except OSError:
+            if old.exists():
+                old.rename(target)
+            raise
+        _clear(old)
+    except OSError as error:
+        raise UserError(f"{target}: cannot write: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _clear(*folders: Path) -> None:
+    for folder in folders:
+        if folder.is_symlink() or folder.is_file():
+            folder.unlink()
+        elif folder.exists():
+            shutil.rmtree(folder)
+
+
+def _write_split(
+    images: Part, keep: int, config: DatasetConfig, folder: Path, name: str, progress: Progress | None
+) -> dict[str, Any]:
+    """Write ``images.npy`` and ``labels.npy`` of one split; returns its entry of the manifest."""
+    if keep == 0:
+        raise UserError(f"dataset {config.name}: its {name} split holds no images")
+    folder.mkdir(parents=True)
+    shape = (keep, config.channels, config.resolution, config.resolution)
+    sums = {"images": _write_npy(folder / "images.npy", shape, np.uint8, _fitted(images, keep, config, name, progress))}
+    if images.labels is not None:
+        labels = images.labels[:keep].astype(np.int64)
+        sums["labels"] = _write_npy(folder / "labels.npy", labels.shape, np.int64, iter([labels]))
+    return {"count": keep, "shape": list(shape), "labels": images.labels is not None, "sha256": sums}
+
+
+def _fitted(
+    images: Part, keep: int, config: DatasetConfig, name: str, progress: Progress | None
+) -> Iterator[np.ndarray]:
+    """Chunks (n, C, R, R) in order, made by worker threads: Pillow decodes outside the interpreter's lock."""
+
+    def chunk(start: int) -> np.ndarray:
+        numbers = range(start, min(start + CHUNK, keep))
+        return np.stack([fit_image(images.load(i), config, images.name(i)) for i in numbers])
+
+    workers = min(16, os.cpu_count() or 1)
+    done = 0
+    with ThreadPoolExecutor(workers) as pool:
+        for start in range(0, keep, CHUNK * workers):  # one round at a time bounds what waits in memory
+            for block in pool.map(chunk, range(start, min(start + CHUNK * workers, keep), CHUNK)):
+                yield block
+                done += len(block)
+                if progress:
+                    progress(name, done, keep)
+
+
+def _write_npy(path: Path, shape: tuple[int, ...], dtype: type[np.generic], blocks: Iterator[np.ndarray]) -> str:
+    """Write blocks of rows as one .npy file and return its SHA-256.
+
+    Plain writes, not a memory map: on a full disk a map kills the process without a word (SIGBUS).
+    """
+    digest = hashlib.sha256()
+    with open(path, "w+b") as file:
+        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        file.seek(0)
+        digest.update(file.read())
+        for block in blocks:
+            data = block.tobytes()
+            file.write(data)
+            digest.update(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return digest.hexdigest()

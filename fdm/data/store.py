@@ -1,0 +1,114 @@
+"""Opening and checking a packed store ``data/<name>/``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fdm.errors import UserError
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images uint8 (N, C, H, W), mapped from disk and read-only, and labels int64 (N,) where the source has classes."""
+
+    images: np.memmap[Any, np.dtype[np.uint8]]
+    labels: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Store:
+    """A complete packed dataset. ``digest`` stands for every byte of it."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    digest: str
+
+    def split(self, name: str) -> Split:
+        """Images and labels of the split ``name``.
+
+        Raises:
+            UserError: there is no such split, or its files are missing, truncated or of another shape than recorded.
+        """
+        splits = self.manifest["splits"]
+        if name not in splits:
+            raise UserError(f"{self.folder}: there is no split {name!r}; there are: {', '.join(splits)}")
+        entry = splits[name]
+        images = _array(self.folder / name / "images.npy", tuple(entry["shape"]), np.dtype(np.uint8))
+        if not entry["labels"]:
+            return Split(images, None)
+        labels = _array(self.folder / name / "labels.npy", (entry["count"],), np.dtype(np.int64))
+        return Split(images, np.array(labels))
+
+    def verify(self) -> None:
+        """Read every file and compare it with its SHA-256 in the manifest.
+
+        Raises:
+            UserError: a file differs; the message names it with the expected and the found sum.
+        """
+        for name, entry in self.manifest["splits"].items():
+            for kind, expected in entry["sha256"].items():
+                path = self.folder / name / f"{kind}.npy"
+                try:
+                    with open(path, "rb") as file:
+                        found = hashlib.file_digest(file, "sha256").hexdigest()
+                except OSError as error:
+                    raise _damaged(path, error.strerror or str(error)) from None
+                if found != expected:
+                    raise _damaged(path, f"its SHA-256 is {found} instead of {expected}")
+
+
+def open_store(folder: Path) -> Store:
+    """Open ``data/<name>/`` and check that its files are there and have the recorded sizes.
+
+    Raises:
+        UserError: nothing was prepared there, or what is there is damaged; the message names the command that mends it.
+    """
+    path = folder / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{folder}: no prepared data there; run `fdm data {folder.name}`") from None
+    except (OSError, ValueError) as error:
+        raise _damaged(path, f"cannot be read: {error}") from None
+    try:
+        store = Store(folder, manifest, manifest["digest"])
+        intact = store.digest == manifest_digest(manifest)
+    except (KeyError, TypeError):
+        raise _damaged(path, "it lacks entries") from None
+    if not intact:
+        raise _damaged(path, "it does not match its own digest")
+    for name in manifest["splits"]:
+        store.split(name)
+    return store
+
+
+def manifest_digest(manifest: dict[str, Any]) -> str:
+    """SHA-256 of the canonical JSON of what defines the data; ``route`` (how it came here) does not."""
+    parts = {key: manifest[key] for key in ("name", "spec", "source", "splits", "classes")}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _array(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.memmap[Any, Any]:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        size = path.stat().st_size
+    except FileNotFoundError:
+        raise _damaged(path, "it is missing") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise _damaged(path, f"cannot be read: {error}") from None
+    if array.shape != shape or array.dtype != dtype:
+        raise _damaged(path, f"it holds {array.dtype} {array.shape}, the manifest says {dtype} {shape}")
+    if size != array.offset + array.nbytes:
+        raise _damaged(path, f"it has {size} bytes instead of {array.offset + array.nbytes}")
+    return array
+
+
+def _damaged(path: Path, what: str) -> UserError:
+    folder = path.parent if path.name == "manifest.json" else path.parent.parent
+    return UserError(f"{path}: damaged: {' '.join(what.split())}; run `fdm data {folder.name} --force`")

@@ -1,0 +1,1 @@
+"""Feature networks and scores, cost, and the closed-form oracle."""

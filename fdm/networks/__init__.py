@@ -1,0 +1,1 @@
+"""Networks: the any-level U-Net that every process shares."""

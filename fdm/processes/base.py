@@ -1,0 +1,240 @@
+"""What every process offers to training, sampling and the oracle, and the formulas they share.
+
+Names: z is the noisy state, x_t the signal in it (z = alpha x_t + sigma eps), x^k the clean signal of stage k,
+delta = x^k - x_hat^k what the jump to stage k + 1 would lose. s < t is the next time on the way to data; s = 0 is data
+itself, free of noise.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fdm.config import Frozen
+from fdm.discover import plugins
+from fdm.schedules import Level, Schedule
+
+Images = Float[Tensor, "b c h w"]
+Times = Float[Tensor, " b"]
+Target = Literal["v", "eps", "x"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage [start, end) of a process: the shape of its states and what the network returns there."""
+
+    index: int
+    start: float
+    end: float
+    shape: tuple[int, int, int]
+    outputs: int
+    """Channels of the network's output."""
+    output_resolution: int
+    """Side of the network's output; the state's own side except where a step raises the resolution."""
+
+    @property
+    def length(self) -> float:
+        return self.end - self.start
+
+
+@dataclass(frozen=True)
+class Example:
+    """A training pair: what the network sees and what it should return."""
+
+    z: Images
+    target: Images
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the network says about the data: the clean signal x^k of the stage, and delta (None where x_t = x^k)."""
+
+    clean: Images
+    delta: Images | None = None
+
+    def extrapolate(self, earlier: Prediction, weight: float) -> Prediction:
+        """(1 + weight) self - weight earlier, for both parts."""
+        delta = None
+        if self.delta is not None and earlier.delta is not None:
+            delta = self.delta + weight * (self.delta - earlier.delta)
+        return Prediction(self.clean + weight * (self.clean - earlier.clean), delta)
+
+
+@dataclass(frozen=True)
+class Move:
+    """One network evaluation: from time t to s < t inside a stage."""
+
+    stage: int
+    t: float
+    s: float
+
+
+@dataclass(frozen=True)
+class Jump:
+    """From the start of stage ``stage`` to the end of stage ``stage - 1``, at time t."""
+
+    stage: int
+    t: float
+
+
+Event = Move | Jump
+
+
+class Process(ABC):
+    """A forward process and its reverse, stage by stage.
+
+    Attributes:
+        stages: from the finest (0, next to data) to the coarsest.
+        linear: whether the closed-form oracle applies.
+    """
+
+    stages: tuple[Stage, ...]
+    schedule: Schedule
+    linear: bool = True
+
+    @abstractmethod
+    def log_snr(self, t: Times, stage: int) -> Times:
+        """lambda of stage ``stage`` at times t, float64."""
+
+    @abstractmethod
+    def example(self, x: Images, t: Times, stage: int, eps: Images) -> Example:
+        """State and network target for data x (B, C, H, W), times t (B,) inside the stage, noise of the stage's shape."""
+
+    @abstractmethod
+    def predict(self, output: Images, z: Images, t: float, stage: int, clip: bool) -> Prediction:
+        """Turn the network's output at state z into a prediction; ``clip`` limits the clean signal to [-1, 1]."""
+
+    @abstractmethod
+    def signal(self, prediction: Prediction, t: float, stage: int) -> Images:
+        """The predicted signal x_t."""
+
+    @abstractmethod
+    def jump(self, z: Images, prediction: Prediction, stage: int, noise: Images) -> Images:
+        """State at the end of stage ``stage - 1``, given the one at the start of ``stage``; noise has the finer shape."""
+
+    def signals(self, x: Images) -> list[Images]:
+        """Clean signals x^0 … x^K of data x, one per stage."""
+        return [x]
+
+    def loss(self, output: Images, target: Images) -> Tensor:
+        """Mean squared error, a scalar."""
+        return (output - target).square().mean()
+
+    def calibrate(self, images: Images) -> Mapping[str, Any]:
+        """Measure on data (B, C, H, W) what the process needs to know about it; JSON-able, {} where nothing."""
+        return {}
+
+    def check_solver(self, solver: str) -> None:
+        """Raise ValueError where ``solver`` does not exist for this process."""
+
+    def level(self, t: Times, stage: int) -> Level:
+        """Noise levels at times t (float64 tensor); t = 0 is data: alpha = 1, sigma = 0."""
+        t = torch.as_tensor(t, dtype=torch.float64)
+        return Level.of(torch.where(t > 0, self.log_snr(t, stage), math.inf))
+
+    def prior(self, noise: Images) -> Images:
+        """State at t = 1: pure noise, since alpha is negligible there."""
+        return noise
+
+    def reverse(
+        self, z: Images, prediction: Prediction, move: Move, *, eta: float, noise: Images | None
+    ) -> Images:
+        """One reverse step q(z_s | z_t, x = prediction); eta = 1 ancestral, eta = 0 deterministic. [DDIM] eq. 12
+
+        z_s = alpha_s x_s + sqrt(sigma_s^2 - eta^2 s~^2) (z_t - alpha_t x_t) / sigma_t + eta s~ noise, with
+        s~^2 = sigma_s^2 (sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2) / sigma_t^2.
+        """
+        now, then = self.level(torch.tensor(move.t), move.stage), self.level(torch.tensor(move.s), move.stage)
+        x_t, x_s = self.signal(prediction, move.t, move.stage), self.signal(prediction, move.s, move.stage)
+        # 1 - SNR_t / SNR_s = 1 - exp(lambda_t - lambda_s), without cancellation.
+        posterior = float(then.sigma) * math.sqrt(-math.expm1(float(now.log_snr) - float(then.log_snr)))
+        kept = math.sqrt(max(float(then.sigma) ** 2 - (eta * posterior) ** 2, 0.0))
+        z_s = float(then.alpha) * x_s + (kept / float(now.sigma)) * (z - float(now.alpha) * x_t)
+        if eta > 0 and posterior > 0:
+            assert noise is not None
+            z_s = z_s + eta * posterior * noise
+        return z_s
+
+    def plan(self, steps: int) -> list[Event]:
+        """Moves and jumps from t = 1 to data with ``steps`` network evaluations.
+
+        Every stage gets its share of evaluations by length (largest remainders, at least one), on a uniform grid of t.
+
+        Raises:
+            ValueError: fewer steps than stages.
+        """
+        if steps < len(self.stages):
+            raise ValueError(f"{steps} steps cannot cover {len(self.stages)} stages; every stage needs at least one")
+        shares = [stage.length * (steps - len(self.stages)) for stage in self.stages]
+        counts = [1 + math.floor(share) for share in shares]
+        by_remainder = sorted(range(len(shares)), key=lambda k: (math.floor(shares[k]) - shares[k], k))
+        for k in by_remainder[: steps - sum(counts)]:
+            counts[k] += 1
+        events: list[Event] = []
+        for stage, count in zip(reversed(self.stages), reversed(counts), strict=True):
+            times = [stage.end + (stage.start - stage.end) * n / count for n in range(count + 1)]
+            times[-1] = stage.start
+            events += [Move(stage.index, t, s) for t, s in zip(times, times[1:], strict=False)]
+            if stage.index > 0:
+                events.append(Jump(stage.index, stage.start))
+        return events
+
+
+def build_process(
+    config: Frozen, channels: int, resolution: int, calibration: Mapping[str, Any] | None = None
+) -> Process:
+    """The process that a method's ``config`` describes, for images of shape (channels, resolution, resolution).
+
+    Args:
+        calibration: what ``calibrate`` of the same process returned for the training data, where it needs any.
+
+    Raises:
+        ValueError: the method does not fit the images.
+    """
+    module = plugins("processes")[config.process]  # type: ignore[attr-defined]
+    process: Process = module.build(config, (channels, resolution, resolution), calibration)
+    return process
+
+
+def per_image(values: Tensor, like: Images) -> Tensor:
+    """float64 (B,) -> (B, 1, 1, 1) in the dtype and on the device of ``like``."""
+    return values.to(device=like.device, dtype=like.dtype).reshape(-1, 1, 1, 1)
+
+
+def network_target(target: Target, signal: Images, eps: Images, alpha: Tensor, sigma: Tensor) -> Images:
+    """What the network should return for z = alpha signal + sigma eps; v = alpha eps - sigma signal. [v]"""
+    if target == "v":
+        return alpha * eps - sigma * signal
+    return eps if target == "eps" else signal
+
+
+def signal_from_output(target: Target, output: Images, z: Images, level: Level) -> Images:
+    """The signal that a network output means at state z: the inverse of ``network_target``."""
+    alpha, sigma = float(level.alpha), float(level.sigma)
+    if target == "v":
+        return alpha * z - sigma * output
+    return (z - sigma * output) / alpha if target == "eps" else output
+
+
+def stage_boundaries(boundaries: Literal["equal"] | Sequence[float], count: int) -> list[float]:
+    """tau_0 = 0 < … < tau_{count} = 1 for ``count`` stages; explicit inner boundaries are given without 0 and 1.
+
+    Raises:
+        ValueError: not increasing inside (0, 1), or not count - 1 of them.
+    """
+    if boundaries == "equal":
+        return [k / count for k in range(count + 1)]
+    inner = [float(b) for b in boundaries]  # type: ignore[union-attr]
+    if len(inner) != count - 1:
+        raise ValueError(f"boundaries: {count} stages have {count - 1} inner boundaries, {len(inner)} are given")
+    whole = [0.0, *inner, 1.0]
+    if any(a >= b for a, b in zip(whole, whole[1:], strict=False)):
+        raise ValueError(f"boundaries: must increase strictly inside (0, 1), not {inner}")
+    return whole

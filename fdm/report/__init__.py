@@ -1,0 +1,5 @@
+"""Report of a suite: tables, figures and one self-contained page, made from nothing but result files."""
+
+from fdm.report.assemble import build
+
+__all__ = ["build"]

@@ -1,0 +1,90 @@
+"""Things that make runs of one suite hard to compare; they are said on the page, not hidden."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fdm.report.load import Method, Results, Run
+
+
+def revision(run: Run, kind: str) -> str:
+    """Code revision that made one step of a run."""
+    return str(_provenance(run, kind).get("revision") or "unknown")
+
+
+def packages(run: Run, kind: str) -> dict[str, str]:
+    """Package versions that one step of a run used."""
+    return {str(name): str(version) for name, version in (_provenance(run, kind).get("packages") or {}).items()}
+
+
+def revisions(results: Results) -> list[str]:
+    """All code revisions, in the order in which they are met."""
+    return _distinct(revision(run, kind) for run in results.runs for kind in run.manifest.records)
+
+
+def warnings(results: Results) -> list[str]:
+    """One sentence per thing that a reader should know before comparing rows."""
+    found = list(results.warnings)
+    found += _differ(results, "Code revisions differ between runs", lambda run: revision(run, "train")[:12])
+    inside = [run for run in results.runs if len({revision(run, kind) for kind in run.manifest.records}) > 1]
+    if inside:
+        names = ", ".join(f"{run.folder.parent.name} seed {run.seed}" for run in inside)
+        found.append(f"Training, sampling and evaluation used different code revisions: {names}.")
+    everything = revisions(results)
+    if any(name.endswith("+changes") for name in everything):
+        found.append("Some runs were made by code with changes that no commit holds (revision ends in +changes).")
+    if "unknown" in everything:
+        found.append("Some runs do not know the code revision that made them (they ran outside a git checkout).")
+    found += _differ(
+        results,
+        "Package versions differ between runs",
+        lambda run: ", ".join(f"{name} {version}" for name, version in sorted(packages(run, "train").items())),
+    )
+    found += _differ(results, "Times do not compare: devices differ", lambda run: run.cost.device)
+    found += _differ(
+        results, "Scores do not compare: numbers of samples differ", lambda run: f"{run.metrics.samples:,} samples"
+    )
+    found += _differ(results, "Scores do not compare: reference images differ", _reference)
+    found += _differ(
+        results, "Scores do not compare: feature networks differ", lambda run: ", ".join(sorted(run.metrics.features))
+    )
+    found += _differ(results, "Training budgets differ", lambda run: f"{run.cost.training.images:,} images")
+    found += _differ(
+        results, "Training data differs between runs", lambda run: str(run.manifest.data.get("digest"))[:12]
+    )
+    seeds = {method.name: [run.seed for run in method.runs] for method in results.methods}
+    if len({tuple(value) for value in seeds.values()}) > 1:
+        found.append("Numbers of seeds differ between methods: intervals have different widths for that reason alone.")
+    return found
+
+
+def _provenance(run: Run, kind: str) -> dict[str, Any]:
+    extra = run.manifest.records[kind].model_extra or {}
+    inner = extra.get("provenance")
+    return inner if isinstance(inner, dict) else {}
+
+
+def _reference(run: Run) -> str:
+    reference = run.metrics.reference
+    return f"{reference.dataset} {reference.split}, {reference.count:,} images ({reference.digest[:12]})"
+
+
+def _differ(results: Results, what: str, value: Callable[[Run], str]) -> list[str]:
+    groups: dict[str, list[str]] = {}
+    for method in results.methods:
+        for name in _distinct(value(run) for run in method.runs):
+            groups.setdefault(name, []).append(_label(method, name, value))
+    if len(groups) < 2:
+        return []
+    said = "; ".join(f"{name} ({', '.join(who)})" for name, who in groups.items())
+    return [f"{what}: {said}."]
+
+
+def _label(method: Method, name: str, value: Callable[[Run], str]) -> str:
+    seeds = [str(run.seed) for run in method.runs if value(run) == name]
+    return method.name if len(seeds) == len(method.runs) else f"{method.name} seed {', '.join(seeds)}"
+
+
+def _distinct(values: Any) -> list[str]:
+    return list(dict.fromkeys(values))

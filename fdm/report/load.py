@@ -1,0 +1,279 @@
+"""Results on disk → checked dataclasses.
+
+Everything the report says comes through here, so here is where a file that does not belong is refused: a record of
+another run, a manifest in the wrong folder, a number that is not finite. The rest of the room can then trust its input.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from fdm.config import explain
+from fdm.errors import UserError
+from fdm.report.plan import Plan
+
+CURVE = ("step", "images", "stage", "loss")
+KINDS = ("train", "sample", "evaluate")
+
+
+class File(BaseModel):
+    """A JSON file of the contract; later versions of the package may add keys, so unknown ones are kept, not refused."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+
+
+class Reference(File):
+    """The images that scores compare with."""
+
+    dataset: str
+    split: str
+    count: int
+    digest: str
+
+
+class Metrics(File):
+    """``metrics.json``."""
+
+    samples: int
+    reference: Reference
+    features: dict[str, dict[str, float]]
+
+
+class TrainingCost(File):
+    """What training took."""
+
+    images: int
+    steps: int
+    seconds: float
+    images_per_second: float
+    flops: float
+
+
+class Cost(File):
+    """``cost.json``."""
+
+    parameters: int
+    evaluations_per_sample: float
+    flops_per_evaluation: dict[str, float]
+    flops_per_sample: float
+    seconds_per_sample: float
+    peak_memory_bytes: float | None
+    device: str
+    training: TrainingCost
+
+
+class Record(File):
+    """``train.json``, ``sample.json`` and their copies in the manifest."""
+
+    identity: str
+
+
+class Manifest(File):
+    """``manifest.json``."""
+
+    suite: str | None
+    experiment: dict[str, Any]
+    seed: int
+    identities: dict[str, str]
+    data: dict[str, Any]
+    records: dict[str, Record]
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """The reverse process of a few samples, from noise to data."""
+
+    t: np.ndarray
+    stage: np.ndarray
+    z: list[np.ndarray]
+    x: list[np.ndarray]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One experiment under one seed."""
+
+    folder: Path
+    seed: int
+    manifest: Manifest
+    metrics: Metrics
+    cost: Cost
+    curve: pd.DataFrame
+
+    def samples(self, count: int) -> np.ndarray:
+        """The first ``count`` samples, uint8 (count, C, H, W)."""
+        path = self.folder / "samples.npy"
+        try:
+            stored = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            raise UserError(f"{path}: missing or damaged; {_again(self.folder, 'sample')}") from None
+        if stored.ndim != 4 or stored.dtype != np.uint8 or len(stored) != self.metrics.samples:
+            raise UserError(
+                f"{path}: holds {stored.dtype} {stored.shape}, but metrics.json was computed on {self.metrics.samples} "
+                f"uint8 images; {_again(self.folder, 'evaluate')}"
+            )
+        return np.array(stored[:count])
+
+    def trajectory(self) -> Trajectory:
+        """Frames of the reverse process."""
+        path = self.folder / "trajectory.npz"
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                t, stage = stored["t"], stored["stage"]
+                z, x = ([stored[f"{kind}_{j}"].astype(np.float32) for j in range(len(t))] for kind in "zx")
+        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+            raise UserError(f"{path}: missing or damaged; {_again(self.folder, 'sample')}") from None
+        if len(t) == 0 or len(stage) != len(t) or not all(np.isfinite(frame).all() for frame in [t, *z, *x]):
+            raise UserError(
+                f"{path}: empty, uneven or with values that are not finite; {_again(self.folder, 'sample')}"
+            )
+        return Trajectory(t, stage, z, x)
+
+
+@dataclass(frozen=True)
+class Method:
+    """One experiment and its runs, one per seed."""
+
+    name: str
+    title: str
+    config: Mapping[str, Any]
+    runs: tuple[Run, ...]
+
+
+@dataclass(frozen=True)
+class Results:
+    """A suite's results in the order of the suite."""
+
+    suite: str
+    title: str
+    methods: tuple[Method, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def runs(self) -> list[Run]:
+        """All runs, in the order of the methods."""
+        return [run for method in self.methods for run in method.runs]
+
+
+def load(suite: str, results: Path, plan: Plan) -> Results:
+    """Read and check every run of ``plan`` below ``results``.
+
+    Raises:
+        UserError: nothing there, an experiment without any run, a missing or damaged file, or one of another run.
+    """
+    if not results.is_dir():
+        raise UserError(f"{results}: no such folder; make the results of suite {suite!r} first")
+    present = sorted(path.name for path in results.iterdir() if path.is_dir() and list(path.glob("seed*")))
+    if not present:
+        raise UserError(f"{results}: no finished run (<experiment>/seed<k>/) here; make the results of {suite!r} first")
+    warnings: list[str] = []
+    methods = []
+    for name in plan.experiments or present:
+        runs = [_run(folder, name) for folder in _seed_folders(results / name)]
+        if not runs:
+            raise UserError(
+                f"{results / name}: experiment {name!r} of suite {suite!r} has no run; train, sample and evaluate it first"
+            )
+        missing = sorted(set(plan.seeds) - {run.seed for run in runs})
+        if missing:
+            warnings.append(f"{name}: no run for seed {', '.join(map(str, missing))}.")
+        config = runs[0].manifest.experiment
+        for run in runs[1:]:
+            if run.manifest.experiment != config:
+                raise UserError(
+                    f"{run.folder / 'manifest.json'}: describes another experiment than {runs[0].folder}; rerun one of them"
+                )
+        methods.append(Method(name, str(config.get("title") or name), config, tuple(runs)))
+    if plan.experiments and (extra := sorted(set(present) - set(plan.experiments))):
+        warnings.append(f"Left out, because the suite does not name them: {', '.join(extra)}.")
+    if not plan.experiments:
+        warnings.append(
+            "No suite file was found: experiments stand in alphabetical order, and missing runs go unnoticed."
+        )
+    return Results(suite, plan.title or suite, tuple(methods), tuple(warnings))
+
+
+def _seed_folders(folder: Path) -> list[Path]:
+    found = [path for path in folder.glob("seed*") if path.is_dir() and path.name[4:].isdigit()]
+    return sorted(found, key=lambda path: int(path.name[4:]))
+
+
+def _run(folder: Path, name: str) -> Run:
+    manifest = _read(folder / "manifest.json", Manifest, "evaluate")
+    metrics = _read(folder / "metrics.json", Metrics, "evaluate")
+    cost = _read(folder / "cost.json", Cost, "evaluate")
+    where = folder / "manifest.json"
+    seed = int(folder.name[4:])
+    if manifest.experiment.get("name") != name or manifest.seed != seed:
+        raise UserError(
+            f"{where}: belongs to experiment {manifest.experiment.get('name')!r}, seed {manifest.seed}, "
+            f"not to this folder; {_again(folder, 'evaluate')}"
+        )
+    for kind in KINDS:
+        if kind not in manifest.identities or kind not in manifest.records:
+            raise UserError(f"{where}: says nothing about {kind!r}; {_again(folder, 'evaluate')}")
+        if manifest.records[kind].identity != manifest.identities[kind]:
+            raise UserError(f"{where}: its {kind} record is of another run; {_again(folder, kind)}")
+    for kind in ("train", "sample"):
+        path = folder / f"{kind}.json"
+        if _read(path, Record, kind).identity != manifest.identities[kind]:
+            raise UserError(f"{path}: its identity is not the one in manifest.json; {_again(folder, 'evaluate')}")
+    # Scores and costs carry no identity in the first version of the contract; where one is given, it must be this run's.
+    for file, content in (("metrics.json", metrics), ("cost.json", cost)):
+        own = (content.model_extra or {}).get("identity", manifest.identities["evaluate"])
+        if own != manifest.identities["evaluate"]:
+            raise UserError(
+                f"{folder / file}: its identity is not the one in manifest.json; {_again(folder, 'evaluate')}"
+            )
+    if not metrics.features:
+        raise UserError(f"{folder / 'metrics.json'}: holds no score; {_again(folder, 'evaluate')}")
+    return Run(folder, seed, manifest, metrics, cost, _curve(folder))
+
+
+def _curve(folder: Path) -> pd.DataFrame:
+    path = folder / "training.csv"
+    try:
+        curve = pd.read_csv(path)
+    except (OSError, ValueError):
+        raise UserError(f"{path}: missing or damaged; {_again(folder, 'train')}") from None
+    if absent := [column for column in CURVE if column not in curve]:
+        raise UserError(f"{path}: has no column {absent[0]!r}; {_again(folder, 'train')}")
+    try:
+        values = curve[list(CURVE)].to_numpy(dtype=float)
+    except (TypeError, ValueError):
+        raise UserError(f"{path}: holds something that is not a number; {_again(folder, 'train')}") from None
+    if not len(curve) or not np.isfinite(values).all():
+        raise UserError(f"{path}: empty, or a value is not finite; {_again(folder, 'train')}")
+    return curve
+
+
+Content = TypeVar("Content", bound=File)
+
+
+def _read(path: Path, model: type[Content], kind: str) -> Content:
+    def refuse(text: str) -> float:
+        raise ValueError(f"{text} is not a finite number")
+
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+    except OSError:
+        raise UserError(f"{path}: missing or unreadable; {_again(path.parent, kind)}") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error}); {_again(path.parent, kind)}") from None
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        raise explain(error, str(path), [model]) from None
+
+
+def _again(folder: Path, verb: str) -> str:
+    return f"run `fdm {verb}` for {folder.parent.name} with --seed {folder.name[4:]} again"

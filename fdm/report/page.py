@@ -1,0 +1,204 @@
+"""The page: one HTML file that needs nothing beside it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from fdm.report import checks
+from fdm.report.load import Manifest, Results
+from fdm.report.numbers import Estimate
+from fdm.report.style import Look, drawn_colours, inline, theme_css
+from fdm.report.tables import Cell, Header, Table, network_title
+
+SECTIONS = (
+    ("summary", "Summary"),
+    ("scores", "Scores and cost"),
+    ("samples", "Samples"),
+    ("reverse", "Reverse process"),
+    ("training", "Training"),
+    ("settings", "Settings"),
+    ("runs", "Runs"),
+)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure on the page; ``svg`` is the text of its file."""
+
+    name: str
+    title: str
+    caption: str
+    alt: str
+    svg: str
+    look: Look | None = None
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One method's samples as a picture."""
+
+    name: str
+    title: str
+    caption: str
+    alt: str
+    media: str
+    content: bytes
+    width: int
+    height: int
+
+    @property
+    def source(self) -> str:
+        """The picture as a data URI."""
+        return f"data:{self.media};base64,{base64.b64encode(self.content).decode()}"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Neighbouring columns under one heading."""
+
+    name: str
+    count: int
+
+
+def render(
+    results: Results,
+    looks: dict[str, Look],
+    tables: dict[str, Table],
+    quality: Drawing,
+    curves: Drawing,
+    reverse: Sequence[Drawing],
+    grids: Sequence[Grid],
+) -> str:
+    """The page's text. Whatever came from a file is escaped; only our own SVG, CSS and script are not."""
+    here = Path(__file__).parent
+    environment = Environment(
+        loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "slug": slug,
+        "sortkey": _sortkey,
+        "consecutive": _consecutive,
+        "breakable": _breakable,
+        "manifest": _manifest,
+    }
+    colours = drawn_colours(looks)
+
+    def drawn(figure: Drawing) -> dict[str, Any]:
+        return {**vars(figure), "body": Markup(inline(figure.svg, figure.name, colours))}
+
+    first = results.runs[0]
+    return environment.get_template("template.html.j2").render(
+        results=results,
+        looks=looks,
+        lead=_lead(results),
+        sections=SECTIONS,
+        warnings=checks.warnings(results),
+        facts=_facts(results),
+        main=tables["main"],
+        training=tables["training"],
+        stages=tables["stages"],
+        settings=tables["settings"],
+        single=tables["runs"],
+        quality=drawn(quality),
+        curves=drawn(curves),
+        reverse=[drawn(figure) for figure in reverse],
+        grids=grids,
+        samples_caption=(
+            f"The first {min(32, first.metrics.samples)} samples of each method under seed {first.seed}, not selected. Sample i starts "
+            "from the same random stream in every method, which makes pictures at equal places related but not equal."
+        ),
+        reverse_caption=(
+            "From noise (left) to data (right), two samples per method: above the noisy state z, below the signal x that the network "
+            "makes of it. Every frame has the pixels of its own resolution, so coarse stages show large squares; coloured bars mark the "
+            "stages, a gap a jump between them. z is scaled to the range of its own values (to the 99 % quantile), x to [−1, 1]."
+        ),
+        style=Markup((here / "style.css").read_text(encoding="utf-8")),
+        variables=Markup(theme_css(looks)),
+        script=Markup((here / "script.js").read_text(encoding="utf-8")),
+    )
+
+
+def slug(name: str) -> str:
+    """A name as part of an id or a file name; unusual names get a short hash, so that no two meet."""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name)
+    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+
+
+def _lead(results: Results) -> str:
+    dataset = results.methods[0].config.get("dataset", {})
+    side, channels = dataset.get("resolution"), dataset.get("channels")
+    kind = {1: "grey", 3: "colour"}.get(channels, "")
+    images = f"{side}×{side} {kind} images" if side else "images"
+    count = len(results.methods)
+    return (
+        f"{count} {'method' if count == 1 else 'methods'} on {dataset.get('name', 'one dataset')}: {images}, one network and one "
+        "training budget unless the settings below say otherwise."
+    )
+
+
+def _facts(results: Results) -> list[tuple[str, str]]:
+    runs, configs = results.runs, [method.config for method in results.methods]
+    dataset = configs[0].get("dataset", {})
+    seeds = sorted({run.seed for run in runs})
+    batch = _values(config.get("training", {}).get("batch") for config in configs)
+    solver = _values(config.get("sampling", {}).get("solver") for config in configs)
+    packages = {f"{name} {version}" for run in runs for name, version in checks.packages(run, "train").items()}
+    return [
+        ("Runs", f"{len(runs)} ({len(results.methods)} methods, seed {', '.join(map(str, seeds))})"),
+        ("Dataset", f"{dataset.get('name')} (source {dataset.get('source')}), digest {_values(_digests(results))}"),
+        ("Training budget", f"{_values(f'{run.cost.training.images:,}' for run in runs)} images seen, batch {batch}"),
+        (
+            "Sampling",
+            f"{_values(f'{run.metrics.samples:,}' for run in runs)} samples, {solver}, "
+            f"{_values(f'{run.cost.evaluations_per_sample:g}' for run in runs)} evaluations each",
+        ),
+        ("Feature networks", _values(network_title(network) for run in runs for network in run.metrics.features)),
+        ("Device", _values(run.cost.device for run in runs)),
+        ("Code revision", _values(_short(revision) for revision in checks.revisions(results))),
+        ("Packages", ", ".join(sorted(packages)) or "not recorded"),
+    ]
+
+
+def _digests(results: Results) -> Iterable[str]:
+    return (str(run.manifest.data.get("digest", "unknown"))[:12] for run in results.runs)
+
+
+def _short(revision: str) -> str:
+    head, plus, rest = revision.partition("+")
+    return head[:12] + plus + rest
+
+
+def _values(values: Iterable[Any]) -> str:
+    return ", ".join(dict.fromkeys(str(value) for value in values if value is not None))
+
+
+def _sortkey(cell: Cell) -> str:
+    if isinstance(cell.raw, Estimate):
+        return repr(float(cell.raw.mean))
+    return cell.raw or ""
+
+
+def _consecutive(headers: Sequence[Header]) -> list[Group]:
+    return [
+        Group(name, len(list(items))) for name, items in itertools.groupby(headers, key=lambda header: header.group)
+    ]
+
+
+def _breakable(label: str) -> Markup:
+    """Long dotted or underscored names may break after a separator."""
+    return Markup(re.sub(r"([._/])", r"\1<wbr>", str(escape(label))))
+
+
+def _manifest(manifest: Manifest) -> str:
+    return json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False)

@@ -1,0 +1,367 @@
+"""Runs: what makes one, where it lives, and how training, sampling and evaluation hang together.
+
+Each verb works in the run store under an identity that covers everything that the result depends on, then copies the result
+to where the caller wants it. Calling it again finds the record and does nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from fdm.data import Store, open_store
+from fdm.errors import UserError
+from fdm.evaluation.cost import flops_per_evaluation, peak_memory, sampling_flops, training_flops
+from fdm.experiment import Experiment, identity, source_version
+from fdm.networks.unet import UNet
+from fdm.processes import Process, build_process
+from fdm.progress import Progress
+from fdm.sampling import sampler
+from fdm.sampling.solvers import build_solver
+from fdm.store import export, locked, provenance, record_of, root, run_folder, write_json
+from fdm.training.checkpoint import load_tensors
+
+TRAIN_FILES = ("model.safetensors", "training.csv", "train.json")
+SAMPLE_FILES = ("samples.npy", "grid.png", "trajectory.npz", "sample.json")
+EVALUATE_FILES = ("metrics.json", "cost.json", "manifest.json")
+TRAIN_SOURCES = (
+    "config", "rng", "operators", "schedules", "transforms", "processes", "networks", "data/pixels", "training",
+)  # fmt: skip
+SAMPLE_SOURCES = ("sampling",)
+EVALUATE_SOURCES = ("evaluation/features", "evaluation/weights", "evaluation/scores", "evaluation/cost")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One experiment with one seed on prepared data.
+
+    Attributes:
+        device: "auto", "cpu" or "cuda"; not part of the identity.
+        target: where finished files are copied (``results/<suite>/<experiment>/seed<k>``), or None to leave them in the store.
+    """
+
+    experiment: Experiment
+    seed: int
+    device: str = "auto"
+    target: Path | None = None
+    data_root: Path = Path("data")
+
+    @cached_property
+    def data(self) -> Store:
+        """The packed data.
+
+        Raises:
+            UserError: not prepared, damaged, or prepared from another description.
+        """
+        config = self.experiment.dataset
+        store = open_store(self.data_root / config.name)
+        shape = list(store.split("train").images.shape[1:])
+        if shape != [config.channels, config.resolution, config.resolution]:
+            raise UserError(
+                f"{self.data_root / config.name}: holds images of shape {shape}, but the experiment wants "
+                f"{[config.channels, config.resolution, config.resolution]}; run `fdm data {config.name}` again"
+            )
+        return store
+
+    @cached_property
+    def train_identity(self) -> str:
+        """Covers data, network, method, budget, seed and the code that trains."""
+        e = self.experiment
+        return identity(
+            self.data.digest, e.dataset.flip, e.network, e.method, e.training, self.seed, source_version(*TRAIN_SOURCES)
+        )
+
+    @cached_property
+    def sample_identity(self) -> str:
+        """Covers the training and how samples are drawn; the batch size does not change them."""
+        sampling = self.experiment.sampling.model_dump(mode="json", exclude={"batch"})
+        return identity(self.train_identity, sampling, source_version(*SAMPLE_SOURCES))
+
+    @cached_property
+    def evaluate_identity(self) -> str:
+        """Covers the samples and how they are scored."""
+        return identity(self.sample_identity, self.experiment.evaluation, source_version(*EVALUATE_SOURCES))
+
+    @cached_property
+    def torch_device(self) -> torch.device:
+        """The device to run on."""
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(self.device)
+
+    # -- the three verbs ---------------------------------------------------------------------------------------------
+
+    def train(self) -> dict[str, Any]:
+        """Train, resume, or find the finished run; returns its record."""
+        if record := self._done("train", self.train_identity, TRAIN_FILES):
+            return record
+        from lightning_fabric import Fabric  # a second of import time that finished runs need not pay
+
+        from fdm.training.loop import train
+
+        folder = run_folder("train", self.train_identity)
+        with locked(folder):
+            record = record_of(folder, "train", self.train_identity)
+            if not record:
+                precision: Any = {"32": "32-true", "bf16": "bf16-mixed"}[self.experiment.training.precision]
+                fabric = Fabric(accelerator=self.torch_device.type, devices=1, precision=precision)
+                outcome = train(
+                    self.experiment, self.seed, self.data.split("train"), folder, self.train_identity, fabric
+                )
+                record = self._record("train", self.train_identity, outcome)
+                write_json(folder / "train.json", record)
+        self._export(folder, TRAIN_FILES)
+        return record
+
+    def sample(self, shard: int = 0, shards: int = 1) -> dict[str, Any] | None:
+        """Draw the samples of one shard; the shard that finds all of them on disk puts them together.
+
+        Returns:
+            The record, or None while other shards are missing.
+        """
+        if record := self._done("sample", self.sample_identity, SAMPLE_FILES):
+            return record
+        config = self.experiment.sampling
+        wanted = sampler.shard_range(config.count, shard, shards)
+        folder = run_folder("sample", self.sample_identity)
+        record = record_of(folder, "sample", self.sample_identity)
+        if not record:
+            with locked(folder if shards == 1 else run_folder("sample", f"{self.sample_identity}/shard{shard}of{shards}")):
+                network, process = self.model()
+                self._draw_shard(network, process, folder, wanted)
+                parts = sampler.finished_parts(folder)
+                if sum(part.stop - part.start for part in parts) < config.count:
+                    return None
+                record = self._record("sample", self.sample_identity, self._merge(network, process, folder, parts))
+                write_json(folder / "sample.json", record)
+        self._export(folder, SAMPLE_FILES)
+        for part in sampler.finished_parts(folder):
+            part.path.unlink(missing_ok=True)
+        return record
+
+    def evaluate(self) -> dict[str, Any]:
+        """Score the samples and count what they cost; returns the metrics."""
+        if self._done("evaluate", self.evaluate_identity, EVALUATE_FILES):
+            return self._evaluated()
+        from fdm.evaluation.scores import score
+
+        e = self.experiment
+        train, sample = self._record_of("train", self.train_identity), self._record_of("sample", self.sample_identity)
+        folder = run_folder("evaluate", self.evaluate_identity)
+        with locked(folder):
+            if not record_of(folder, "evaluate", self.evaluate_identity):
+                samples = self._samples()
+                reference = self.data.split(e.evaluation.reference).images
+                if e.evaluation.reference_limit:
+                    reference = reference[: e.evaluation.reference_limit]
+                digest = identity(self.data.digest, e.evaluation.reference, len(reference))
+                title = f"evaluate {e.name} seed {self.seed}"
+                with Progress(title, (len(samples) + len(reference)) * len(e.evaluation.features), "img") as bar:
+                    scores = score(
+                        samples,
+                        reference,
+                        e.evaluation,
+                        digest,
+                        root() / "reference",
+                        device=str(self.torch_device),
+                        progress=lambda done, total: bar.advance(done - bar.done),
+                    )
+                write_json(
+                    folder / "metrics.json",
+                    {
+                        "samples": len(samples),
+                        "reference": {
+                            "dataset": e.dataset.name,
+                            "split": e.evaluation.reference,
+                            "count": len(reference),
+                            "digest": self.data.digest,
+                        },
+                        "features": scores,
+                    },
+                )
+                write_json(folder / "cost.json", self._cost(train, sample))
+                record = self._record("evaluate", self.evaluate_identity, {})
+                write_json(
+                    folder / "manifest.json",
+                    {
+                        "experiment": e.model_dump(mode="json"),
+                        "seed": self.seed,
+                        "identities": {
+                            "train": self.train_identity,
+                            "sample": self.sample_identity,
+                            "evaluate": self.evaluate_identity,
+                        },
+                        "data": self.data.manifest,
+                        "records": {"train": train, "sample": sample, "evaluate": record},
+                    },
+                )
+                write_json(folder / "evaluate.json", record)
+        self._export(folder, EVALUATE_FILES)
+        metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
+        return metrics
+
+    # -- the model ---------------------------------------------------------------------------------------------------
+
+    def model(self) -> tuple[UNet, Process]:
+        """The trained average and its process, on the device, ready to sample.
+
+        Raises:
+            UserError: not trained yet, damaged, or of another experiment.
+        """
+        e = self.experiment
+        path = root() / f"train-{self.train_identity}" / "model.safetensors"
+        if not path.exists() and self.target:
+            path = self.target / "model.safetensors"
+        tensors, metadata = load_tensors(path, self.train_identity)
+        process = build_process(
+            e.method, e.dataset.channels, e.dataset.resolution, json.loads(metadata["calibration"])
+        )
+        network = UNet(e.network, e.dataset.resolution, process.stages)
+        network.load_state_dict(tensors)
+        return network.to(self.torch_device).eval(), process
+
+    # -- helpers -----------------------------------------------------------------------------------------------------
+
+    def _draw_shard(self, network: nn.Module, process: Process, folder: Path, wanted: range) -> None:
+        config, device = self.experiment.sampling, self.torch_device
+        plan, solver = process.plan(config.steps), build_solver(config)
+        batches = list(sampler.missing_batches(wanted, sampler.finished_parts(folder), config.batch))
+        missing = sum(len(batch) for batch in batches)
+        title = f"sample {self.experiment.name} seed {self.seed}"
+        total, unit = len(wanted) * len(plan), len(plan)
+        with Progress(title, total, "img-steps", total - missing * unit) as bar:
+            for batch in batches:
+                began = sampler.stopwatch(device)
+                images = sampler.draw(
+                    process,
+                    sampler.network_denoiser(network, device),
+                    solver,
+                    plan,
+                    self.seed,
+                    batch,
+                    clip=config.clip,
+                    device=device,
+                    tick=lambda size=len(batch): bar.advance(size),  # type: ignore[misc]
+                )
+                sampler.save_part(folder, batch, images, sampler.stopwatch(device) - began)
+
+    def _merge(self, network: nn.Module, process: Process, folder: Path, parts: list[sampler.Part]) -> dict[str, Any]:
+        config = self.experiment.sampling
+        loaded = [part.load() for part in parts]
+        images = np.concatenate([images for images, _ in loaded])
+        with (folder / "samples.npy").open("wb") as file:
+            np.save(file, images)
+        sampler.save_grid(folder / "grid.png", images)
+        plan = process.plan(config.steps)
+        trajectory = sampler.Trajectory(plan)
+        sampler.draw(
+            process,
+            sampler.network_denoiser(network, self.torch_device),
+            build_solver(config),
+            plan,
+            self.seed,
+            range(min(sampler.TRAJECTORY_SAMPLES, config.count)),
+            clip=config.clip,
+            device=self.torch_device,
+            observe=trajectory,
+        )
+        trajectory.save(folder / "trajectory.npz")
+        return {
+            "count": len(images),
+            "seconds": sum(seconds for _, seconds in loaded),
+            "batch": config.batch,
+            "peak_memory_bytes": peak_memory(self.torch_device),
+        }
+
+    def _cost(self, train: dict[str, Any], sample: dict[str, Any]) -> dict[str, Any]:
+        network, process = self.model()
+        per_stage = flops_per_evaluation(network, process)
+        batch = self.experiment.training.batch
+        seen = {stage: steps * batch for stage, steps in enumerate(train["stage_steps"])}
+        return {
+            "parameters": train["parameters"],
+            "evaluations_per_sample": self.experiment.sampling.steps,
+            "flops_per_evaluation": {str(stage): flops for stage, flops in per_stage.items()},
+            "flops_per_sample": sampling_flops(per_stage, process.plan(self.experiment.sampling.steps)),
+            "seconds_per_sample": sample["seconds"] / sample["count"],
+            "peak_memory_bytes": sample["peak_memory_bytes"],
+            "device": sample["device"],
+            "training": {
+                "images": train["images"],
+                "steps": train["steps"],
+                "seconds": train["seconds"],
+                "images_per_second": train["images"] / train["seconds"],
+                "flops": training_flops(per_stage, seen),
+            },
+        }
+
+    def _record(self, kind: str, identity_: str, outcome: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "kind": kind,
+            "identity": identity_,
+            **outcome,
+            "device": device_name(self.torch_device),
+            "threads": torch.get_num_threads(),
+            "provenance": provenance(),
+        }
+
+    def _done(self, kind: str, identity_: str, names: tuple[str, ...]) -> dict[str, Any] | None:
+        """The record, when the run's exported files are all there and belong to ``identity_``; nothing is to be done then."""
+        if self.target is None or not all((self.target / name).is_file() for name in names):
+            return None
+        if kind == "evaluate":
+            try:
+                manifest = json.loads((self.target / "manifest.json").read_text())
+                record: dict[str, Any] = manifest["records"]["evaluate"]
+            except (OSError, ValueError, KeyError, TypeError):
+                return None
+            return record if record.get("identity") == identity_ else None
+        return record_of(self.target, kind, identity_)
+
+    def _evaluated(self) -> dict[str, Any]:
+        assert self.target
+        metrics: dict[str, Any] = json.loads((self.target / "metrics.json").read_text())
+        return metrics
+
+    def _record_of(self, kind: str, identity_: str) -> dict[str, Any]:
+        record = record_of(root() / f"{kind}-{identity_}", kind, identity_)
+        if not record and self.target:
+            record = record_of(self.target, kind, identity_)
+        if not record:
+            raise UserError(
+                f"{self.experiment.name} seed {self.seed}: run `fdm {kind}` with the same experiment, seed and overrides first"
+            )
+        return record
+
+    def _samples(self) -> np.ndarray:
+        path = root() / f"sample-{self.sample_identity}" / "samples.npy"
+        if not path.exists() and self.target:
+            path = self.target / "samples.npy"
+        try:
+            samples: np.ndarray = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise UserError(f"{path}: cannot read the samples ({error}); delete the folder and sample again") from None
+        return samples
+
+    def _export(self, folder: Path, names: tuple[str, ...]) -> None:
+        if self.target:
+            export(folder, names, self.target)
+
+
+def device_name(device: torch.device) -> str:
+    """The card's or the processor's name."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

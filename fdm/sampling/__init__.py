@@ -1,0 +1,1 @@
+"""Reverse-process solvers and the one sampler loop."""

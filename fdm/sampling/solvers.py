@@ -1,0 +1,73 @@
+"""Solvers of the reverse process: how one network evaluation moves the state from t to s."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fdm.config import SamplingConfig
+from fdm.processes import Event, Jump, Move, Prediction, Process
+
+Denoiser = Callable[[Tensor, float, int], Tensor]
+"""(z, t, stage) -> network output."""
+
+
+@dataclass(frozen=True)
+class State:
+    """The noisy state and what the next event may need of the past: the last prediction and the move it served."""
+
+    z: Tensor
+    prediction: Prediction | None = None
+    move: Move | None = None
+
+
+@dataclass(frozen=True)
+class Solver:
+    """A reverse step of strength ``eta`` (1 ancestral, 0 deterministic) on the last or the extrapolated prediction.
+
+    Attributes:
+        name: as in the configuration.
+        eta: share of the posterior's noise that is drawn anew.
+        multistep: extrapolate predictions to second order inside a stage.
+        order: convergence order in the number of evaluations, as the oracle confirms it.
+    """
+
+    name: str
+    eta: float
+    multistep: bool = False
+    order: int = 1
+
+    def advance(
+        self, process: Process, denoise: Denoiser, state: State, event: Event, noise: Tensor, *, clip: bool
+    ) -> State:
+        """Apply one event of the plan. ``noise`` has the shape of the state that results."""
+        if isinstance(event, Jump):
+            assert state.prediction is not None
+            return State(process.jump(state.z, state.prediction, event.stage, noise))
+        output = denoise(state.z, event.t, event.stage)
+        prediction = process.predict(output, state.z, event.t, event.stage, clip)
+        used = self._extrapolate(process, prediction, state, event) if self.multistep else prediction
+        z = process.reverse(state.z, used, event, eta=self.eta, noise=noise)
+        return State(z, prediction, event)
+
+    def _extrapolate(self, process: Process, prediction: Prediction, state: State, move: Move) -> Prediction:
+        """D = (1 + 1/(2r)) D_t - 1/(2r) D_prev, r = h_prev / h in lambda; first order after a jump and into data. [DPM++]"""
+        if state.move is None or state.prediction is None or move.s == 0:
+            return prediction
+        previous, now, then = (
+            float(process.log_snr(torch.tensor(t, dtype=torch.float64), move.stage))
+            for t in (state.move.t, move.t, move.s)
+        )
+        return prediction.extrapolate(state.prediction, (then - now) / (2 * (now - previous)))
+
+
+def build_solver(config: SamplingConfig) -> Solver:
+    """The solver that ``config`` names."""
+    return {
+        "ancestral": Solver("ancestral", eta=1.0),
+        "ddim": Solver("ddim", eta=config.eta),
+        "multistep2": Solver("multistep2", eta=0.0, multistep=True, order=2),
+    }[config.solver]

@@ -1,0 +1,69 @@
+"""Checkpoints as single safetensors files: nothing in them is unpickled, and one rename makes them complete."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from fdm.errors import UserError
+from fdm.store import write_atomic
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write tensors and metadata atomically.
+
+    Raises:
+        UserError: no space or no permission; what was at ``path`` before is still there.
+    """
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomic(path, lambda part: save_file(plain, part, dict(metadata)))
+
+
+def load_tensors(path: Path, identity: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read a file that ``save_tensors`` wrote for the run ``identity``.
+
+    Raises:
+        UserError: missing, truncated, not a safetensors file, or of another run.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint; run `fdm train` for this experiment and seed first")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"{path}: truncated or damaged checkpoint ({error}); delete it to start this run again"
+        ) from None
+    if metadata.get("identity") != identity:
+        raise UserError(
+            f"{path}: this checkpoint belongs to another experiment (run {metadata.get('identity')}, wanted {identity}); "
+            f"train again or use the experiment that it was made with"
+        )
+    return tensors, metadata
+
+
+def optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+    """AdamW's moments and step counts, named after their parameters."""
+    return {
+        f"optimizer.{key}.{name}": value
+        for name, parameter in model.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def restore_optimizer(model: nn.Module, optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """The inverse of ``optimizer_tensors``."""
+    for name, parameter in model.named_parameters():
+        for key in ("step", "exp_avg", "exp_avg_sq"):
+            tensor = tensors.get(f"optimizer.{key}.{name}")
+            if tensor is not None:
+                # The step count stays on the CPU, as AdamW keeps it; the moments follow their parameter.
+                device = torch.device("cpu") if key == "step" else parameter.device
+                optimizer.state[parameter][key] = tensor.to(device)

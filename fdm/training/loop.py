@@ -1,0 +1,248 @@
+"""The training loop of every denoiser.
+
+Each step is one stage (one resolution), drawn with probability proportional to its length, and everything random in it is
+a function of (seed, step). A run that was interrupted at any moment and started again therefore ends in the same weights.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from fdm.config import TrainingConfig
+from fdm.data import Split, to_float
+from fdm.errors import UserError
+from fdm.experiment import Experiment
+from fdm.networks.unet import UNet
+from fdm.processes import Process, build_process
+from fdm.progress import Progress
+from fdm.rng import Purpose, derived_seed, step_generator, training_order
+from fdm.training.checkpoint import load_tensors, optimizer_tensors, restore_optimizer, save_tensors
+from fdm.training.log import Log, Row
+
+CALIBRATION_IMAGES = 4096
+FLUSH_STEPS = 10
+"""Losses are read from the device once per so many steps: each reading waits for it."""
+
+
+class Interrupted(UserError):
+    """A signal asked the process to stop; the state is saved and the same command goes on from there."""
+
+
+class Trainer:
+    """Model, optimiser and average of one run, and the arithmetic of one step."""
+
+    def __init__(self, experiment: Experiment, seed: int, process: Process, fabric: Fabric) -> None:
+        self.config: TrainingConfig = experiment.training
+        self.flip = experiment.dataset.flip
+        self.process, self.seed, self.fabric = process, seed, fabric
+        torch.manual_seed(derived_seed(seed, Purpose.INIT))
+        self.network = UNet(experiment.network, experiment.dataset.resolution, process.stages).to(fabric.device)
+        self.average = AveragedModel(self.network, multi_avg_fn=self._update_average)
+        optimizer = torch.optim.AdamW(
+            self.network.parameters(), self.config.lr, self.config.betas, weight_decay=self.config.weight_decay
+        )
+        self.model, self.optimizer = fabric.setup(self.network, optimizer)
+        self._shares = torch.tensor([stage.length for stage in process.stages], dtype=torch.float64)
+
+    @torch.no_grad()
+    def _update_average(self, averages: list[Tensor], values: list[Tensor], count: Tensor | int) -> None:
+        # Early on the decay is small, so that the random start is forgotten.
+        decay = min(self.config.ema, (1 + int(count)) / (10 + int(count)))
+        torch._foreach_lerp_(averages, values, 1 - decay)
+
+    def learning_rate(self, step: int) -> float:
+        """Linear warm-up, then constant or cosine to zero."""
+        rate = self.config.lr * min(1.0, (step + 1) / max(1, self.config.warmup))
+        if self.config.lr_decay == "cosine":
+            rate *= 0.5 * (1 + math.cos(math.pi * step / self.config.steps))
+        return rate
+
+    def step(self, step: int, images: Tensor) -> tuple[int, Tensor, Tensor]:
+        """One optimiser step on all of ``images`` (N, C, H, W) uint8; returns stage, loss and gradient norm (0-d)."""
+        config, device = self.config, self.fabric.device
+        draws = step_generator(self.seed, step, device)
+        stage_index = int(torch.multinomial(self._shares.to(device), 1, generator=draws))
+        stage = self.process.stages[stage_index]
+        order = torch.from_numpy(training_order(self.seed, step, config.batch, len(images)))
+        x = to_float(images[order.to(images.device)].to(device))
+        if self.flip:
+            mirrored = torch.rand(config.batch, generator=draws, device=device) < 0.5
+            x = torch.where(mirrored[:, None, None, None], x.flip(-1), x)
+        # Stratified times: one uniform draw in each of `batch` equal parts of the stage, in image order, which is random.
+        offsets = torch.rand(config.batch, generator=draws, device=device, dtype=torch.float64)
+        t = stage.start + stage.length * (torch.arange(config.batch, device=device) + offsets) / config.batch
+        eps = torch.randn(config.batch, *stage.shape, generator=draws, device=device)
+        torch.manual_seed(derived_seed(self.seed, Purpose.STEP, step))  # dropout draws from the global generator
+
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(step)
+        total = torch.zeros((), device=device)
+        micro = config.batch // config.accumulate
+        for part in range(config.accumulate):
+            rows = slice(part * micro, (part + 1) * micro)
+            example = self.process.example(x[rows], t[rows], stage_index, eps[rows])
+            output = self.model(example.z, t[rows], stage_index)
+            loss = self.process.loss(output.float(), example.target) / config.accumulate
+            self.fabric.backward(loss)
+            total += loss.detach()
+        norm = self.fabric.clip_gradients(self.model, self.optimizer, max_norm=config.grad_clip, error_if_nonfinite=False)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.average.update_parameters(self.network)
+        assert norm is not None
+        return stage_index, total, norm.detach()
+
+    def save(self, path: Path, metadata: Mapping[str, str]) -> None:
+        """Write everything that the next step depends on."""
+        save_tensors(
+            path,
+            {
+                **{f"model.{name}": value for name, value in self.network.state_dict().items()},
+                **{f"average.{name}": value for name, value in self.average.state_dict().items()},
+                **optimizer_tensors(self.network, self.optimizer),
+            },
+            metadata,
+        )
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """The inverse of ``save``."""
+        _load(self.network, "model.", tensors)
+        _load(self.average, "average.", tensors)
+        restore_optimizer(self.network, self.optimizer, tensors)
+
+
+def _load(module: nn.Module, prefix: str, tensors: Mapping[str, Tensor]) -> None:
+    module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+
+
+def train(
+    experiment: Experiment,
+    seed: int,
+    data: Split,
+    folder: Path,
+    identity: str,
+    fabric: Fabric,
+    checkpoint_seconds: float = 30.0,
+) -> dict[str, Any]:
+    """Train, or go on training, one run in ``folder``; leaves ``model.safetensors`` and ``training.csv`` there.
+
+    Args:
+        data: the training split.
+        folder: the run's folder; ``state.safetensors`` there is resumed.
+        identity: of the run, kept in every file.
+        checkpoint_seconds: time between saves; it does not change the result.
+
+    Returns:
+        What the run's record says of it: parameters, steps, images, seconds, calibration.
+
+    Raises:
+        UserError: the loss is not finite, or the state on disk is damaged.
+        Interrupted: SIGTERM, SIGINT or SIGUSR1 arrived; the state is saved.
+    """
+    config = experiment.training
+    images = torch.from_numpy(np.array(data.images))  # all of it in memory, and writable as torch wants it
+    plain = build_process(experiment.method, experiment.dataset.channels, experiment.dataset.resolution)
+    calibration = plain.calibrate(to_float(images[:CALIBRATION_IMAGES]))
+    process = build_process(experiment.method, experiment.dataset.channels, experiment.dataset.resolution, calibration)
+    trainer = Trainer(experiment, seed, process, fabric)
+
+    state = folder / "state.safetensors"
+    start, before = 0, 0.0
+    if state.exists():
+        tensors, metadata = load_tensors(state, identity)
+        trainer.load(tensors)
+        start, before = int(metadata["step"]), float(metadata["seconds"])
+    log = Log(folder, start)
+    pending: list[tuple[int, int, Tensor, Tensor]] = []
+    began = saved = time.monotonic()
+
+    def elapsed() -> float:
+        return before + time.monotonic() - began
+
+    def flush() -> float:
+        losses = torch.stack([loss for _, _, loss, _ in pending]).tolist()
+        norms = torch.stack([norm for _, _, _, norm in pending]).tolist()
+        rows = [
+            Row(step, (step + 1) * config.batch, stage, loss, trainer.learning_rate(step), norm, elapsed())
+            for (step, stage, _, _), loss, norm in zip(pending, losses, norms, strict=True)
+        ]
+        for row in rows:
+            if not math.isfinite(row.loss) or not math.isfinite(row.grad_norm):
+                raise UserError(
+                    f"{folder}: the loss is not finite at step {row.step} (stage {row.stage}); the state before it is kept. "
+                    f"Lower training.lr or training.grad_clip"
+                )
+        log.add(rows)
+        pending.clear()
+        return rows[-1].loss
+
+    def save(step: int) -> None:
+        log.write()
+        trainer.save(state, {"identity": identity, "step": str(step), "seconds": repr(elapsed())})
+
+    title = f"train {experiment.name} seed {seed}"
+    try:
+        with _signals() as asked, Progress(title, config.steps * config.batch, "img", start * config.batch) as bar:
+            for step in range(start, config.steps):
+                pending.append((step, *trainer.step(step, images)))
+                last = step + 1 == config.steps
+                if len(pending) == FLUSH_STEPS or last or asked:
+                    loss = flush()
+                    bar.advance((step + 1) * config.batch - bar.done, f"loss {loss:.4f}")
+                    if asked:
+                        save(step + 1)
+                        raise Interrupted(
+                            f"{title}: stopped by {signal.Signals(asked[0]).name} at step {step + 1} of {config.steps}; "
+                            f"the state is saved, the same command goes on from there"
+                        )
+                    if time.monotonic() - saved >= checkpoint_seconds and not last:
+                        save(step + 1)
+                        saved = time.monotonic()
+        log.write()
+    finally:
+        log.close()
+    average = {name.removeprefix("module."): value for name, value in trainer.average.state_dict().items()}
+    average.pop("n_averaged")
+    save_tensors(
+        folder / "model.safetensors", average, {"identity": identity, "calibration": json.dumps(dict(calibration))}
+    )
+    state.unlink(missing_ok=True)
+    return {
+        "parameters": sum(parameter.numel() for parameter in trainer.network.parameters()),
+        "steps": config.steps,
+        "images": config.steps * config.batch,
+        "seconds": elapsed(),
+        "calibration": dict(calibration),
+        "stage_steps": [sum(row.stage == stage.index for row in log.rows) for stage in process.stages],
+    }
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collect SIGTERM, SIGINT and SIGUSR1 (a scheduler's warning) instead of dying in the middle of a step."""
+    asked: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+
+    watched = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    old = {number: signal.signal(number, note) for number in watched}
+    try:
+        yield asked
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
