@@ -46,8 +46,15 @@ def data(
     """
     from fdm.data import prepare
     from fdm.experiment import load_dataset
+    from fdm.progress import Progress
 
-    store = prepare(load_dataset(dataset, override or ()), force=force)
+    bars: dict[str, Progress] = {}
+
+    def progress(split: str, done: int, total: int) -> None:
+        bar = bars.setdefault(split, Progress(f"data {dataset} {split}", total, "img"))
+        bar.advance(done - bar.done)
+
+    store = prepare(load_dataset(dataset, override or ()), force=force, progress=progress)
     for name, split in store.manifest["splits"].items():
         _say(f"data/{dataset}/{name}: {split['count']:,} images of {'×'.join(map(str, split['shape'][1:]))}")
 

@@ -63,12 +63,7 @@ class Run:
         """
         config = self.experiment.dataset
         store = open_store(self.data_root / config.name)
-        shape = list(store.split("train").images.shape[1:])
-        if shape != [config.channels, config.resolution, config.resolution]:
-            raise UserError(
-                f"{self.data_root / config.name}: holds images of shape {shape}, but the experiment wants "
-                f"{[config.channels, config.resolution, config.resolution]}; run `fdm data {config.name}` again"
-            )
+        store.require(config)
         return store
 
     @cached_property

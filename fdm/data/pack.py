@@ -19,7 +19,7 @@ from fdm.config import DatasetConfig
 from fdm.data.fit import fit_image
 from fdm.data.locks import held
 from fdm.data.sources import Part, Source, open_source
-from fdm.data.store import Store, manifest_digest, open_store
+from fdm.data.store import Store, manifest_digest, open_store, stored_spec
 from fdm.errors import UserError
 from fdm.store import write_json
 
@@ -53,37 +53,29 @@ def prepare(
     if not config.name or Path(config.name).name != config.name or config.name.startswith("."):
         raise UserError(f"dataset name {config.name!r}: it must be a plain folder name that does not start with a dot")
     target = root / config.name
-    spec = stored_spec(config)
-    if not force and (store := _current(target, spec)):
+    if not force and (store := _current(target, config)):
         return store
     with held(root, config.name):
-        if not force and (store := _current(target, spec)):
+        if not force and (store := _current(target, config)):
             return store
         source = open_source(config, downloads)
         with contextlib.closing(source), warnings.catch_warnings():  # type: ignore[type-var]
             # Our own bound on pixels (sources.files) is stricter than the one that Pillow only warns of.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            _build(source, config, spec, target, progress)
+            _build(source, config, target, progress)
     return open_store(target)
 
 
-def stored_spec(config: DatasetConfig) -> dict[str, Any]:
-    """``config`` as the manifest records it: without ``flip``, which happens while training and changes no file."""
-    return config.model_dump(mode="json", exclude={"flip"})
-
-
-def _current(target: Path, spec: dict[str, Any]) -> Store | None:
+def _current(target: Path, config: DatasetConfig) -> Store | None:
     """The store at ``target`` if it opens and has this spec. A damaged one is as good as none: it is rebuilt."""
     try:
         store = open_store(target)
     except UserError:
         return None
-    return store if store.manifest["spec"] == spec else None
+    return None if store.differences(config) else store
 
 
-def _build(
-    source: Source, config: DatasetConfig, spec: dict[str, Any], target: Path, progress: Progress | None
-) -> None:
+def _build(source: Source, config: DatasetConfig, target: Path, progress: Progress | None) -> None:
     # Fixed names, because the lock keeps others out: what a killed process left is cleared by the next one.
     part, old = (target.with_name(f".{target.name}.part"), target.with_name(f".{target.name}.old"))
     try:
@@ -94,7 +86,7 @@ def _build(
             splits[name] = _write_split(images, keep, config, part / name, name, progress)
         manifest: dict[str, Any] = {
             "name": config.name,
-            "spec": spec,
+            "spec": stored_spec(config),
             "source": source.facts,
             "splits": splits,
             "classes": None if source.classes is None else list(source.classes),

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fdm.config import DatasetConfig
 from fdm.errors import UserError
 
 
@@ -44,6 +45,29 @@ class Store:
             return Split(images, None)
         labels = _array(self.folder / name / "labels.npy", (entry["count"],), np.dtype(np.int64))
         return Split(images, np.array(labels))
+
+    def differences(self, config: DatasetConfig) -> dict[str, tuple[Any, Any]]:
+        """Keys of which the store was prepared with another value than ``config`` has: (stored, wanted).
+
+        ``path`` counts only where ``config`` names one, so that data brought once need not be pointed at again.
+        """
+        stored, wanted = self.manifest["spec"], stored_spec(config)
+        if wanted["path"] is None:
+            wanted["path"] = stored.get("path")
+        keys = [key for key in {**wanted, **stored} if stored.get(key) != wanted.get(key)]
+        return {key: (stored.get(key), wanted.get(key)) for key in keys}
+
+    def require(self, config: DatasetConfig) -> None:
+        """Refuse a store that was prepared from another description than ``config``.
+
+        Raises:
+            UserError: names the first key that differs, and the command that prepares what is wanted.
+        """
+        for key, (stored, wanted) in self.differences(config).items():
+            raise UserError(
+                f"{self.folder}: was prepared with {key}={stored}, wanted is {key}={wanted}; "
+                f"run `fdm data {self.folder.name} -o dataset.{key}={'null' if wanted is None else wanted}`"
+            )
 
     def verify(self) -> None:
         """Read every file and compare it with its SHA-256 in the manifest.
@@ -86,6 +110,11 @@ def open_store(folder: Path) -> Store:
     for name in manifest["splits"]:
         store.split(name)
     return store
+
+
+def stored_spec(config: DatasetConfig) -> dict[str, Any]:
+    """``config`` as the manifest records it: without ``flip``, which happens while training and changes no file."""
+    return config.model_dump(mode="json", exclude={"flip"})
 
 
 def manifest_digest(manifest: dict[str, Any]) -> str:

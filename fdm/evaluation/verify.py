@@ -80,9 +80,13 @@ def verify_experiments(
     covariance = image_covariance(side, channels)
     rows = []
     chosen = list(solvers or SOLVERS)
-    with Progress("verify", len(experiments) * len(chosen) * sum(steps), "steps") as bar:
-        for experiment in experiments:
-            process = verification_process(experiment, side, channels)
+    processes = [verification_process(experiment, side, channels) for experiment in experiments]
+    try:
+        events = sum(len(process.plan(count)) for process in processes for count in steps)
+    except ValueError as error:
+        raise UserError(f"--steps: {error}") from None
+    with Progress("verify", len(chosen) * events, "steps") as bar:
+        for experiment, process in zip(experiments, processes, strict=True):
             for name in chosen:
                 solver = build_solver(SamplingConfig.model_validate({"solver": name}))
                 try:
@@ -99,11 +103,11 @@ def verify_experiments(
 def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
     """One line per experiment and solver: E(N), the fitted order against the claimed one, and the floor where there is one."""
     table = Table(
-        title="Closed-form oracle: relative covariance error E(N) of exact samples, float64",
+        title="Closed-form oracle: relative error E(N) of the sample covariance, float64",
         caption="order: slope of log E against log N, fitted and (claimed) · floor: limit of E for many steps",
     )
-    table.add_column("experiment")
-    table.add_column("solver")
+    table.add_column("experiment", overflow="fold")
+    table.add_column("solver", no_wrap=True)
     for count in rows[0].errors:
         table.add_column(f"E({count})", justify="right")
     table.add_column("order", justify="right")
@@ -112,7 +116,7 @@ def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
         if row.floor is None:
             verdict = "[green]converges[/]"
         else:
-            verdict = f"[yellow]stops at a floor ≈ {row.floor:.2g}[/]"
+            verdict = f"[yellow]floor ≈ {row.floor:.2g}[/]"
         errors = (f"{error:.2e}" for error in row.errors.values())
         table.add_row(row.experiment, row.solver, *errors, f"{row.order:.2f} ({row.claimed_order})", verdict)
     (console or Console()).print(table)

@@ -18,6 +18,7 @@ import urllib.request
 import warnings
 import zipfile
 from collections.abc import Mapping
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -112,7 +113,7 @@ def inception_weights(downloads: Path) -> Path:
         with tempfile.TemporaryDirectory() as folder:
             try:
                 found = fetch(Path(folder))
-            except (OSError, subprocess.SubprocessError, zipfile.BadZipFile, KeyError, ValueError) as error:
+            except (OSError, HTTPException, subprocess.SubprocessError, zipfile.BadZipFile, KeyError, ValueError) as error:
                 failures.append(f"{source}: {_reason(error)}")
                 continue
             write_atomic(target, lambda part, found=found: shutil.copyfile(found, part))  # type: ignore[misc]
@@ -144,7 +145,7 @@ def inception_network(weights: Path, features: tuple[str, ...] = ("2048",)) -> F
     else:
         raise UserError(
             f"{weights}: not a known file of Inception-v3 weights (sha256 {digest[:12]}…); accepted are "
-            f"torch-fidelity's {Path(URL_INCEPTION_V3).name}, {SCRIPT} of {PACKAGE}, and {CONVERTED} as this program wrote it"
+            f"torch-fidelity's {Path(URL_INCEPTION_V3).name}, {SCRIPT} of {PACKAGE}, and the {CONVERTED} made from it"
         )
     keys = network.load_state_dict(state)
     # fc is the classifier, which no score uses.

@@ -134,8 +134,8 @@ class Process(ABC):
     def check_solver(self, solver: str) -> None:
         """Raise ValueError where ``solver`` does not exist for this process."""
 
-    def level(self, t: Times, stage: int) -> Level:
-        """Noise levels at times t (float64 tensor); t = 0 is data: alpha = 1, sigma = 0."""
+    def level(self, t: Times | float, stage: int) -> Level:
+        """Noise levels at times t (float64 whatever comes in); t = 0 is data: alpha = 1, sigma = 0."""
         t = torch.as_tensor(t, dtype=torch.float64)
         return Level.of(torch.where(t > 0, self.log_snr(t, stage), math.inf))
 
@@ -151,7 +151,7 @@ class Process(ABC):
         z_s = alpha_s x_s + sqrt(sigma_s^2 - eta^2 s~^2) (z_t - alpha_t x_t) / sigma_t + eta s~ noise, with
         s~^2 = sigma_s^2 (sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2) / sigma_t^2.
         """
-        now, then = self.level(torch.tensor(move.t), move.stage), self.level(torch.tensor(move.s), move.stage)
+        now, then = self.level(move.t, move.stage), self.level(move.s, move.stage)
         x_t, x_s = self.signal(prediction, move.t, move.stage), self.signal(prediction, move.s, move.stage)
         # 1 - SNR_t / SNR_s = 1 - exp(lambda_t - lambda_s), without cancellation.
         posterior = float(then.sigma) * math.sqrt(-math.expm1(float(now.log_snr) - float(then.log_snr)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import torch
 from pydantic import Field
 
 from fdm.config import Frozen
@@ -51,7 +50,7 @@ class Gaussian(Process):
         return Example(alpha * x + sigma * eps, network_target(self.config.target, x, eps, alpha, sigma))
 
     def predict(self, output: Images, z: Images, t: float, stage: int, clip: bool) -> Prediction:
-        clean = signal_from_output(self.config.target, output, z, self.level(torch.tensor(t), stage))
+        clean = signal_from_output(self.config.target, output, z, self.level(t, stage))
         return Prediction(clean.clamp(-1, 1) if clip else clean)
 
     def signal(self, prediction: Prediction, t: float, stage: int) -> Images:

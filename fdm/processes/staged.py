@@ -164,7 +164,7 @@ class Staged(Process):
         return Example(z, (alpha * z - clean) / sigma if self.config.target == "v" else clean)
 
     def predict(self, output: Images, z: Images, t: float, stage: int, clip: bool) -> Prediction:
-        level = self.level(torch.tensor(t), stage)
+        level = self.level(t, stage)
         channels = z.shape[1]
         clean = signal_from_output(self.config.target, output[:, :channels], z, level)
         if not self._moves(stage, len(self.transforms)):
@@ -195,14 +195,14 @@ class Staged(Process):
         Otherwise z = alpha g(x) + sigma (U eps + (I - U U^T) noise) from the last prediction, U the isometry nearest to g,
         or fresh noise where g is not an operator.
         """
-        tau = torch.tensor(self.stages[stage].start)
+        tau = self.stages[stage].start
         coarse, fine = self.level(tau, stage), self.level(tau, stage - 1)
         transform = self.transforms[stage - 1]
         up, rho = transform.up, self.snr_ratio(stage)
         if up is not None and self.exact_jump(stage):
             carried = float(fine.alpha / coarse.alpha) * up.apply(z)
             return carried + float(fine.sigma) * up.cogram(lambda v: (1 - v / rho).clamp_min(0).sqrt(), noise)
-        signal = self.signal(prediction, float(tau), stage)
+        signal = self.signal(prediction, tau, stage)
         if up is not None:
             eps = (z - float(coarse.alpha) * signal) / float(coarse.sigma)
             noise = up.polar(eps) + up.cogram(lambda v: (v <= 1e-9).to(v.dtype), noise)

@@ -67,22 +67,25 @@ def _write(results: Results, part: Path) -> str:
         quality = Drawing(
             "quality",
             "Quality against the cost of a sample",
-            "One mark per method: mean over seeds, bars are 95 % t-intervals where there are at least two seeds. Towards the lower "
-            "left: better for less. FLOPs are counted, time was measured on the device named above.",
-            "Scatter plots of distance to the reference images against FLOPs and against time per sample, one mark per method",
+            "One mark per method: mean over seeds, bars are 95 % t-intervals where there are at least two seeds. "
+            "Towards the lower left: better for less. FLOPs are counted, time was measured on the device named "
+            "above.",
+            "Scatter plots of distance to the reference images against FLOPs and against time per sample, one "
+            "mark per method",
             style.save(quality_against_cost(results, looks), figures, "quality"),
         )
         curves = Drawing(
             "training",
             "Loss against images seen",
-            "Mean of the logged losses over windows of 1/40 of the budget and over seeds (band: lowest to highest seed). Losses of "
-            "different methods are not comparable: they differ in target, in weighting and in the signal that is to be predicted, and a "
-            "method with stages averages over stages of different difficulty. Read each line for its own trend; the panels show the "
-            "same losses for the steps of one stage.",
+            "Mean of the logged losses over windows of 1/40 of the budget and over seeds (band: lowest to highest "
+            "seed). Losses of different methods are not comparable: they differ in target, in weighting and in "
+            "the signal that is to be predicted, and a method with stages averages over stages of different "
+            "difficulty. Read each line for its own trend; the panels show the same losses for the steps of one "
+            "stage.",
             "Training loss against images seen, one line per method, for all steps and for the steps of each stage",
             style.save(training_curves(results, looks), figures, "training"),
         )
-        reverse = [_reverse(method, looks[method.name], figures) for method in results.methods]
+        reverse = [_reverse(method, results, looks[method.name], figures) for method in results.methods]
         pictures = {method.name: grid(method.runs[0].samples(COLUMNS * ROWS)) for method in results.methods}
         style.save(side_by_side(results, pictures), figures, "samples")
     grids = []
@@ -90,15 +93,15 @@ def _write(results: Results, part: Path) -> str:
         media, content = encode(pictures[method.name])
         height, width = pictures[method.name].shape[:2]
         alt = f"Grid of samples of {method.title}, seed {method.runs[0].seed}"
-        grids.append(Grid(method.name, method.title, describe(method), alt, media, content, width, height))
+        grids.append(Grid(method.name, method.title, describe(method, results), alt, media, content, width, height))
     return render(results, looks, {table.name: table for table in tables}, quality, curves, reverse, grids)
 
 
-def _reverse(method: Method, look: Look, figures: Path) -> Drawing:
+def _reverse(method: Method, results: Results, look: Look, figures: Path) -> Drawing:
     name = f"reverse-{slug(method.name)}"
     svg = style.save(reverse_process(method.runs[0].trajectory()), figures, name)
     alt = f"Frames of the reverse process of {method.title}: noisy state and denoised signal from noise to data"
-    return Drawing(name, method.title, f"Seed {method.runs[0].seed}. {describe(method)}.", alt, svg, look)
+    return Drawing(name, method.title, f"Seed {method.runs[0].seed}. {describe(method, results)}.", alt, svg, look)
 
 
 def _refuse_foreign(target: Path) -> None:

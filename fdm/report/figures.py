@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from fdm.report.labels import Mark, label_marks
 from fdm.report.load import Method, Results, Run
@@ -52,7 +52,7 @@ def training_curves(results: Results, looks: dict[str, Look]) -> Figure:
         axes.set_visible(False)
     for column in range(columns):
         grid[(len(panels) - 1 - column) // columns if column < len(panels) else 0][column].set_xlabel("images seen")
-    _legend(figure, results, looks, line=True)
+    _legend(figure, results, looks)
     return figure
 
 
@@ -137,19 +137,22 @@ def _distance(run: Run, network: str) -> float | None:
 def _plain_log(axes: Axes) -> None:
     """Decimal numbers on a logarithmic axis (matplotlib's own labels need its mathematical text, which is off)."""
     low, high = axes.get_ylim()
-    wide = high / low > 30
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if not wide else (1.0,)))
+    if high / low < 6:  # too few round numbers for a logarithmic choice
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.yaxis.set_minor_locator(NullLocator())
+    else:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 30 else (1.0,)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _legend(figure: Figure, results: Results, looks: dict[str, Look], line: bool) -> None:
+def _legend(figure: Figure, results: Results, looks: dict[str, Look]) -> None:
     handles = [
         Line2D(
             [],
             [],
             color=looks[m.name].light,
-            linestyle=looks[m.name].dash if line else "",
+            linestyle=looks[m.name].dash,
             linewidth=1.8,
             label=m.title,
         )

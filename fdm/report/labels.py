@@ -24,7 +24,7 @@ class Mark:
 
 
 def label_marks(axes: Axes, marks: list[Mark]) -> None:
-    """Write each name at the first free place around its mark: beside it, then above and below, further and further away."""
+    """Write each name at the first free place around its mark: beside it, then ever further above and below."""
     points = [_at(axes, mark.x.mean, mark.y.mean) for mark in marks]
     (left, _), (right, _) = (axes.transAxes.transform(corner) * 72 / _dpi(axes) for corner in ((0, 0), (1, 1)))
     taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in points]

@@ -26,7 +26,7 @@ KINDS = ("train", "sample", "evaluate")
 
 
 class File(BaseModel):
-    """A JSON file of the contract; later versions of the package may add keys, so unknown ones are kept, not refused."""
+    """A JSON file of the contract; later versions may add keys, so unknown ones are kept, not refused."""
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
@@ -80,7 +80,6 @@ class Record(File):
 class Manifest(File):
     """``manifest.json``."""
 
-    suite: str | None
     experiment: dict[str, Any]
     seed: int
     identities: dict[str, str]
@@ -178,21 +177,29 @@ def load(suite: str, results: Path, plan: Plan) -> Results:
     warnings: list[str] = []
     methods = []
     for name in plan.experiments or present:
-        runs = [_run(folder, name) for folder in _seed_folders(results / name)]
+        runs = [_run(folder) for folder in _seed_folders(results / name)]
         if not runs:
             raise UserError(
-                f"{results / name}: experiment {name!r} of suite {suite!r} has no run; train, sample and evaluate it first"
+                f"{results / name}: experiment {name!r} of suite {suite!r} has no run; "
+                "train, sample and evaluate it first"
             )
         missing = sorted(set(plan.seeds) - {run.seed for run in runs})
         if missing:
             warnings.append(f"{name}: no run for seed {', '.join(map(str, missing))}.")
         config = runs[0].manifest.experiment
         for run in runs[1:]:
-            if run.manifest.experiment != config:
+            if _settings(run) != _settings(runs[0]):
                 raise UserError(
-                    f"{run.folder / 'manifest.json'}: describes another experiment than {runs[0].folder}; rerun one of them"
+                    f"{run.folder / 'manifest.json'}: describes another experiment than "
+                    f"{runs[0].folder}; rerun one of them"
                 )
-        methods.append(Method(name, str(config.get("title") or name), config, tuple(runs)))
+        # The run store knows a run by its settings; its manifest keeps the name under which it was first made.
+        if others := sorted({str(run.manifest.experiment.get("name")) for run in runs} - {name}):
+            warnings.append(f"{name}: its manifest names it {', '.join(others)} (equal settings under another name).")
+        title = plan.experiments.get(name) or str(config.get("title") or name)
+        methods.append(Method(name, title, config, tuple(runs)))
+    for identity, names in _twins(methods).items():
+        warnings.append(f"{' and '.join(names)} are the same run ({identity}).")
     if plan.experiments and (extra := sorted(set(present) - set(plan.experiments))):
         warnings.append(f"Left out, because the suite does not name them: {', '.join(extra)}.")
     if not plan.experiments:
@@ -207,17 +214,27 @@ def _seed_folders(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name[4:]))
 
 
-def _run(folder: Path, name: str) -> Run:
+def _settings(run: Run) -> dict[str, Any]:
+    return {key: value for key, value in run.manifest.experiment.items() if key not in ("name", "title")}
+
+
+def _twins(methods: list[Method]) -> dict[str, list[str]]:
+    """Names of experiments that share a run, by its identity."""
+    owners: dict[str, list[str]] = {}
+    for method in methods:
+        for run in method.runs:
+            owners.setdefault(run.manifest.identities["evaluate"], []).append(method.name)
+    return {identity: names for identity, names in owners.items() if len(names) > 1}
+
+
+def _run(folder: Path) -> Run:
     manifest = _read(folder / "manifest.json", Manifest, "evaluate")
     metrics = _read(folder / "metrics.json", Metrics, "evaluate")
     cost = _read(folder / "cost.json", Cost, "evaluate")
     where = folder / "manifest.json"
     seed = int(folder.name[4:])
-    if manifest.experiment.get("name") != name or manifest.seed != seed:
-        raise UserError(
-            f"{where}: belongs to experiment {manifest.experiment.get('name')!r}, seed {manifest.seed}, "
-            f"not to this folder; {_again(folder, 'evaluate')}"
-        )
+    if manifest.seed != seed:
+        raise UserError(f"{where}: is of seed {manifest.seed}, not of this folder's; {_again(folder, 'evaluate')}")
     for kind in KINDS:
         if kind not in manifest.identities or kind not in manifest.records:
             raise UserError(f"{where}: says nothing about {kind!r}; {_again(folder, 'evaluate')}")
@@ -227,7 +244,7 @@ def _run(folder: Path, name: str) -> Run:
         path = folder / f"{kind}.json"
         if _read(path, Record, kind).identity != manifest.identities[kind]:
             raise UserError(f"{path}: its identity is not the one in manifest.json; {_again(folder, 'evaluate')}")
-    # Scores and costs carry no identity in the first version of the contract; where one is given, it must be this run's.
+    # The contract gives scores and costs no identity of their own; where one is given, it must be this run's.
     for file, content in (("metrics.json", metrics), ("cost.json", cost)):
         own = (content.model_extra or {}).get("identity", manifest.identities["evaluate"])
         if own != manifest.identities["evaluate"]:

@@ -61,7 +61,10 @@ class Scale:
 
 
 def scale(values: Iterable[float], kind: Kind) -> Scale:
-    """One scale for a column: the unit fits its largest value, the decimals show three digits of its smallest."""
+    """One scale for a column: the unit fits its largest value, the decimals show three digits of its smallest.
+
+    KID is customarily given in thousandths, but only Inception-v3 features make it that small.
+    """
     sizes = [abs(value) for value in values if value]
     largest, smallest = max(sizes, default=1.0), min(sizes, default=1.0)
     if kind == "count":
@@ -75,7 +78,7 @@ def scale(values: Iterable[float], kind: Kind) -> Scale:
         divisor, unit = next(((d, u) for d, u in TIME if largest >= d), TIME[-1])
     elif kind == "bytes":
         divisor, unit = next(((d, u) for d, u in BINARY if largest >= d), (1.0, "B"))
-    elif kind == "thousandth":
+    elif kind == "thousandth" and largest < 1:
         divisor, unit = 1e-3, "×10⁻³"
     elif kind == "ratio":
         return Scale(1.0, "×", 2)

@@ -19,7 +19,8 @@ from fdm.report import checks
 from fdm.report.load import Manifest, Results
 from fdm.report.numbers import Estimate
 from fdm.report.style import Look, drawn_colours, inline, theme_css
-from fdm.report.tables import Cell, Header, Table, network_title
+from fdm.report.table import Cell, Header, Table
+from fdm.report.tables import network_title
 
 SECTIONS = (
     ("summary", "Summary"),
@@ -115,13 +116,14 @@ def render(
         reverse=[drawn(figure) for figure in reverse],
         grids=grids,
         samples_caption=(
-            f"The first {min(32, first.metrics.samples)} samples of each method under seed {first.seed}, not selected. Sample i starts "
-            "from the same random stream in every method, which makes pictures at equal places related but not equal."
+            f"The first {min(32, first.metrics.samples)} samples of each method under seed {first.seed}, not "
+            "selected. Sample i uses the same stream of noise in every method."
         ),
         reverse_caption=(
-            "From noise (left) to data (right), two samples per method: above the noisy state z, below the signal x that the network "
-            "makes of it. Every frame has the pixels of its own resolution, so coarse stages show large squares; coloured bars mark the "
-            "stages, a gap a jump between them. z is scaled to the range of its own values (to the 99 % quantile), x to [−1, 1]."
+            "From noise (left) to data (right), two samples per method: above the noisy state z, below the signal "
+            "x that the network makes of it. Every frame has the pixels of its own resolution, so coarse stages "
+            "show large squares (frames above 64×64 are averaged down); coloured bars mark the stages, a gap a "
+            "jump between them. z is scaled to the range of its own values (to the 99 % quantile), x to [−1, 1]."
         ),
         style=Markup((here / "style.css").read_text(encoding="utf-8")),
         variables=Markup(theme_css(looks)),
@@ -142,8 +144,8 @@ def _lead(results: Results) -> str:
     images = f"{side}×{side} {kind} images" if side else "images"
     count = len(results.methods)
     return (
-        f"{count} {'method' if count == 1 else 'methods'} on {dataset.get('name', 'one dataset')}: {images}, one network and one "
-        "training budget unless the settings below say otherwise."
+        f"{count} {'method' if count == 1 else 'methods'} on {dataset.get('name', 'one dataset')}: {images}, one "
+        "network and one training budget unless the settings below say otherwise."
     )
 
 

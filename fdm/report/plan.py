@@ -5,7 +5,8 @@ Resolving them would import every method (and torch); the report compares files 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
@@ -16,10 +17,10 @@ from fdm.experiment import PARAMS
 
 @dataclass(frozen=True)
 class Plan:
-    """Experiments in order and the seeds each should have; empty when there is no suite file."""
+    """Titles of the experiments by name, in order, and the seeds each should have; empty without a suite file."""
 
     title: str = ""
-    experiments: tuple[str, ...] = ()
+    experiments: Mapping[str, str] = field(default_factory=dict)
     seeds: tuple[int, ...] = ()
 
 
@@ -32,7 +33,7 @@ def read_plan(suite: str) -> Plan:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
         return Plan(
             title=str(raw.get("title", "")),
-            experiments=tuple(str(name) for name in raw["experiments"]),
+            experiments={str(name): str(entry.get("title") or name) for name, entry in raw["experiments"].items()},
             seeds=tuple(int(seed) for seed in raw.get("seeds", (0,))),
         )
     except (OSError, yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError, ValueError):

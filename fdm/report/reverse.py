@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -11,13 +13,15 @@ from fdm.report.style import INK, MUTED, stage_colour
 
 CELL, GAP, JUMP = 1.0, 0.06, 0.34
 SHOWN = 2
-WIDTH = 9.4
+# Pixels across a frame: larger ones are averaged, or a page of many methods would weigh tens of megabytes.
+FINEST = 64
+WIDTH, LARGEST = 9.4, 0.85  # of the drawing and of one cell, inches
 
 
 def reverse_process(trajectory: Trajectory) -> Figure:
     """Columns are times from noise (left) to data (right); for each of two samples, z above and the denoised x below.
 
-    A frame keeps the pixels of its own resolution, enlarged to one cell, so that a coarser stage shows as larger squares.
+    A frame keeps the pixels of its own resolution, enlarged to one cell: a coarser stage shows as larger squares.
     """
     left = _columns(trajectory.stage)
     count = min(SHOWN, len(trajectory.z[0]))
@@ -26,7 +30,8 @@ def reverse_process(trajectory: Trajectory) -> Figure:
     tops = [sample * (2 * CELL + GAP + 0.22) + row * (CELL + GAP) for sample in range(count) for row in range(2)]
     bottom, head, label = tops[-1] + CELL, 0.95, 0.42
     width, height = total + label, bottom + head
-    figure = Figure(figsize=(WIDTH, WIDTH * height / width))
+    scale = min(LARGEST, WIDTH / width)
+    figure = Figure(figsize=(width * scale, height * scale))
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     axes.set_xlim(-label, total)
     axes.set_ylim(bottom + 0.02, -head)
@@ -50,7 +55,7 @@ def reverse_process(trajectory: Trajectory) -> Figure:
 def _columns(stage: np.ndarray) -> list[float]:
     """Left edges of the frames; a wider gap where the process jumps to the next stage."""
     left = [0.0]
-    for before, after in zip(stage[:-1], stage[1:], strict=True):
+    for before, after in itertools.pairwise(stage):
         left.append(left[-1] + CELL + (GAP if before == after else JUMP))
     return left
 
@@ -71,6 +76,10 @@ def _stages(axes, trajectory: Trajectory, left: list[float]) -> None:  # type: i
 
 def _pixels(frame: np.ndarray, noisy: bool) -> np.ndarray:
     """uint8 (h, w, 3) of one frame. A noisy state is scaled to its own range, a signal to [-1, 1]."""
+    factor = max(frame.shape[-2:]) // FINEST
+    if factor > 1 and not any(side % factor for side in frame.shape[-2:]):
+        channels, height, width = frame.shape
+        frame = frame.reshape(channels, height // factor, factor, width // factor, factor).mean(axis=(2, 4))
     limit = max(1.0, float(np.quantile(np.abs(frame), 0.99))) if noisy else 1.0
     # Latents have other channel counts than pictures: show one, or the first three as colours.
     picture = frame[:3] if len(frame) >= 3 else np.repeat(frame[:1], 3, axis=0)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fdm.report.load import Method, Results
-from fdm.report.tables import Cell, Header, Row, Table
+from fdm.report.table import Cell, Header, Row, Table
 
 ABSENT = "–"
 
@@ -25,8 +25,8 @@ def settings_table(results: Results) -> Table:
         for method in results.methods
     ]
     caption = (
-        "Only settings whose resolved value is not the same for all methods; everything else is shared. A dash: the method "
-        "has no such setting."
+        "Only settings whose resolved value is not the same for all methods; everything else is shared. A dash: "
+        "the method has no such setting."
         if differing
         else "The resolved settings of all methods are the same."
     )
@@ -45,10 +45,12 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return found
 
 
-def describe(method: Method) -> str:
-    """The method's own settings in one line, whatever they are called."""
+def describe(method: Method, results: Results) -> str:
+    """The method's process and those of its settings that some other method does not share, in one line."""
+    flat = [flatten(other.config.get("method", {})) for other in results.methods]
     own = flatten(method.config.get("method", {}))
-    return " · ".join(f"{key} {value}" if key != "process" else value for key, value in own.items())
+    telling = [key for key in own if key == "process" or any(other.get(key) != own[key] for other in flat)]
+    return " · ".join(own[key] if key == "process" else f"{key} {own[key]}" for key in telling)
 
 
 def short(item: Any) -> str:

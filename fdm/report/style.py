@@ -1,17 +1,19 @@
 """How figures look: one colour, marker and dash per method, and one SVG that suits both a light and a dark page.
 
 Colours are told apart by colour-blind readers (after Paul Tol's muted scheme, darkened to a contrast of 3:1 on white),
-and never carry meaning alone: markers, dashes and labels repeat it. Inlined on the page, each drawn colour becomes a CSS variable.
+and never carry meaning alone: markers, dashes and labels repeat it. On the page each drawn colour becomes a CSS
+variable.
 """
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import matplotlib
 import seaborn as sns
@@ -55,7 +57,8 @@ STAGES = (
     ("#6a4fb0", "#b29cf0"),
 )
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "h", "*")
-DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
+Dash = Literal["-"] | tuple[float, Sequence[float]]
+DASHES: tuple[Dash, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class Look:
     light: str
     dark: str
     marker: str
-    dash: str | tuple[int, tuple[float, ...]]
+    dash: Dash
     variable: str
 
 
@@ -195,4 +198,5 @@ def inline(svg: str, name: str, variables: dict[str, str]) -> str:
     width = float(size.group(1)) if size else 720.0
     head = re.sub(r'\s(?:width|height|version)="[^"]*"', "", body[: body.index(">")])
     # The size on the page follows the drawing's own, so that all figures have the same size of letters.
-    return f'{head} class="plot" aria-hidden="true" focusable="false" style="width:{width * 1.6:.0f}px"{body[body.index(">") :]}'
+    more = f' class="plot" aria-hidden="true" focusable="false" style="width:{width * 1.6:.0f}px"'
+    return head + more + body[body.index(">") :]

@@ -1,4 +1,4 @@
-"""Tables of a suite: what they contain. How a table is written to a file or the page is decided elsewhere."""
+"""The tables of a suite that hold numbers: which columns, and how runs become cells."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Literal, TypeVar
 
 from fdm.report.load import Results, Run
 from fdm.report.numbers import Estimate, Kind, Scale, estimate, scale
+from fdm.report.table import Cell, Header, Row, Table
 
 BASELINE = "ddpm"
 NETWORKS = {"inception-v3": "Inception-v3", "efficientnet-lite0": "EfficientNet-Lite0"}
@@ -26,48 +27,6 @@ class Column:
     group: str = ""
     better: Better | None = None
     relative: bool = False
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A printed value. ``raw`` is None where there is nothing to print; ``best`` marks a difference that seeds support."""
-
-    text: str
-    raw: Estimate | str | None = None
-    spread: str = ""
-    best: bool = False
-
-
-@dataclass(frozen=True)
-class Header:
-    """A column's heading as it is printed."""
-
-    key: str
-    label: str
-    unit: str = ""
-    group: str = ""
-    numeric: bool = True
-
-
-@dataclass(frozen=True)
-class Row:
-    """One method."""
-
-    name: str
-    title: str
-    seeds: int
-    cells: tuple[Cell, ...]
-
-
-@dataclass(frozen=True)
-class Table:
-    """A finished table."""
-
-    name: str
-    title: str
-    caption: str
-    headers: tuple[Header, ...]
-    rows: tuple[Row, ...]
 
 
 def network_title(network: str) -> str:
@@ -135,8 +94,9 @@ def main_table(results: Results) -> Table:
         "main",
         "Quality and cost",
         f"Scores of {samples} samples per run against {references}. {_seeds_sentence(results)} Lower is better for "
-        "distances and KID (mean over random subsets), higher for precision and recall. FLOPs count a multiply-add as two and cover "
-        "all network evaluations of one sample." + _relative_sentence(results),
+        "distances and KID (mean over random subsets), higher for precision and recall. FLOPs count a "
+        "multiply-add as two and cover all network evaluations of one sample. Peak memory while sampling: the "
+        "device's on a GPU, the whole process's elsewhere." + _relative_sentence(results),
         score_columns(results) + cost,
     )
 
@@ -147,13 +107,20 @@ def training_table(results: Results) -> Table:
         results,
         "training",
         "Cost of training",
-        f"{_seeds_sentence(results)} A training step works at one resolution, that of the stage drawn for it, so methods with coarse stages "
-        "see the same number of images for fewer FLOPs. Time leaves out pauses." + _relative_sentence(results),
+        f"{_seeds_sentence(results)} A training step works at one resolution, that of the stage drawn for it, so "
+        "methods with coarse stages see the same number of images for fewer FLOPs. The backward pass counts as "
+        "two forward passes. Time leaves out pauses." + _relative_sentence(results),
         [
             Column("training_images", "Images seen", "count", lambda run: run.cost.training.images),
             Column("training_steps", "Steps", "count", lambda run: run.cost.training.steps),
             Column("training_seconds", "Time", "seconds", lambda run: run.cost.training.seconds, better="low"),
-            Column("training_images_per_second", "Images per second", "rate", _images_per_second, better="high"),
+            Column(
+                "training_images_per_second",
+                "Images per second",
+                "rate",
+                lambda run: run.cost.training.images_per_second,
+                better="high",
+            ),
             Column("training_flops", "FLOPs", "flops", lambda run: run.cost.training.flops, better="low"),
             *_relative(results, "training_flops", "FLOPs", lambda run: run.cost.training.flops),
             *_relative(results, "training_seconds", "Time", lambda run: run.cost.training.seconds),
@@ -175,12 +142,17 @@ def stage_table(results: Results) -> Table:
 
 def runs_table(results: Results) -> Table:
     """Every run on its own: the numbers behind the means, as they stand in its files."""
-    table = main_table(results)
     columns = [
         Column(f"{network}/{score}", f"{score} ({network_title(network)})", "score", _score(network, score))
         for network in _union(run.metrics.features for run in results.runs)
         for score in _union(run.metrics.features.get(network, {}) for run in results.runs)
-    ] + _plain_columns(table)
+    ]
+    columns += [
+        Column("flops_per_sample", "FLOPs per sample", "flops", lambda run: run.cost.flops_per_sample),
+        Column("seconds_per_sample", "Time per sample", "seconds", lambda run: run.cost.seconds_per_sample),
+        Column("training_seconds", "Training", "seconds", lambda run: run.cost.training.seconds),
+        Column("peak_memory_bytes", "Peak memory", "bytes", lambda run: run.cost.peak_memory_bytes),
+    ]
     rows = []
     scales = [scale(_present(column.value(run) for run in results.runs), column.kind) for column in columns]
     for method in results.methods:
@@ -192,16 +164,6 @@ def runs_table(results: Results) -> Table:
         "One row per run, with the numbers of its own files. The spread of KID is over its subsets, not over seeds."
     )
     return Table("runs", "Single runs", caption, tuple(headers), tuple(rows))
-
-
-def _plain_columns(table: Table) -> list[Column]:
-    every = [
-        Column("flops_per_sample", "FLOPs per sample", "flops", lambda run: run.cost.flops_per_sample),
-        Column("seconds_per_sample", "Time per sample", "seconds", lambda run: run.cost.seconds_per_sample),
-        Column("training_seconds", "Training", "seconds", lambda run: run.cost.training.seconds),
-        Column("peak_memory_bytes", "Peak memory", "bytes", lambda run: run.cost.peak_memory_bytes),
-    ]
-    return [column for column in every if column.key in {header.key for header in table.headers}]
 
 
 def _build(results: Results, name: str, title: str, caption: str, columns: Sequence[Column]) -> Table:
@@ -288,10 +250,6 @@ def _score(network: str, score: str) -> Callable[[Run], float | None]:
 
 def _stage_flops(stage: str) -> Callable[[Run], float | None]:
     return lambda run: run.cost.flops_per_evaluation.get(stage)
-
-
-def _images_per_second(run: Run) -> float:
-    return run.cost.training.images_per_second
 
 
 def _present(values: Iterable[float | None]) -> list[float]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from pathlib import Path
 
 from tabulate import tabulate
 
 from fdm.report.numbers import Estimate
-from fdm.report.tables import Cell, Header, Table
+from fdm.report.table import Cell, Header, Table
 
 # Characters that plain LaTeX has no glyph for, after tabulate's own escaping.
 TEX = {
@@ -53,7 +54,10 @@ def as_csv(table: Table) -> str:
 
 def as_markdown(table: Table) -> str:
     """GitHub's tables, with the caption below."""
-    rows = [[_md(row.title), *(_md(_printed(cell, "**", "**")) for cell in row.cells)] for row in table.rows]
+    rows = [
+        [_md(row.title), *(_md(_printed(cell, "\ue000", "\ue000")).replace("\ue000", "**") for cell in row.cells)]
+        for row in table.rows
+    ]
     headers = ["Method", *(_md(_heading(table, header)) for header in table.headers)]
     body = tabulate(rows, headers, tablefmt="pipe", disable_numparse=True, colalign=_align(table))
     return f"{body}\n\n{_md(table.caption)}\n"
@@ -61,7 +65,7 @@ def as_markdown(table: Table) -> str:
 
 def as_latex(table: Table) -> str:
     """A booktabs tabular; ``\\usepackage{booktabs}`` is all it needs."""
-    # Bold goes in after tabulate has escaped the text, so it travels as two private characters.
+    # Bold goes in after the text has been escaped, so it travels as private characters.
     rows = [[row.title, *(_printed(cell, "\ue000", "\ue001") for cell in row.cells)] for row in table.rows]
     headers = ["Method", *(_heading(table, header) for header in table.headers)]
     body = tabulate(rows, headers, tablefmt="latex_booktabs", disable_numparse=True, colalign=_align(table))
@@ -92,14 +96,12 @@ def _printed(cell: Cell, before: str, after: str) -> str:
 def _values(cell: Cell, wide: bool) -> list[object]:
     raw = cell.raw
     if not isinstance(raw, Estimate):
-        return [raw if raw is not None else ""] + (["", ""] if wide else [])
+        return [raw if raw is not None else "", *([""] * 2 if wide else [])]
     ends: list[object] = ["", ""] if raw.half is None else [raw.low, raw.high]
     return [raw.mean, *(ends if wide else [])]
 
 
 def _md(text: str) -> str:
-    for character in "\\|<>`_":
-        text = text.replace(
-            character, f"\\{character}" if character not in "<>" else {"<": "&lt;", ">": "&gt;"}[character]
-        )
+    """Text that Markdown shows as it is, on one line."""
+    text = re.sub(r"([\\|`_*\[\]])", r"\\\1", text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
     return " ".join(text.split())

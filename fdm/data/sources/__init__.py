@@ -6,9 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fdm.config import DatasetConfig
-from fdm.data.sources import brought, bundled, cifar, idx
+from fdm.data.sources import brought, bundled, cifar, folder, idx
 from fdm.data.sources.base import Part, Source
-from fdm.data.sources.folder import folder
 from fdm.errors import UserError
 
 SOURCES: dict[str, Callable[[DatasetConfig, Path], Source]] = {
@@ -20,7 +19,7 @@ SOURCES: dict[str, Callable[[DatasetConfig, Path], Source]] = {
     "celeba": brought.celeba,
     "lsun": brought.lsun,
     "imagenet": brought.imagenet,
-    "folder": folder,
+    "folder": folder.folder_or_zip,
 }
 BROUGHT = ("celeba", "lsun", "imagenet", "folder")  # the user says where these are
 

@@ -31,7 +31,7 @@ class _Listing:
     close: Callable[[], object] = lambda: None
 
 
-def folder(config: DatasetConfig, downloads: Path) -> Source:
+def folder_or_zip(config: DatasetConfig, downloads: Path) -> Source:
     """Images of ``config.path`` (a folder or a .zip), sorted by their relative names.
 
     Folders around everything are looked through. Below them, ``train`` beside ``test`` or ``val`` make the splits

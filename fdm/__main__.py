@@ -1,0 +1,5 @@
+"""``python -m fdm``."""
+
+from fdm.cli import main
+
+main()

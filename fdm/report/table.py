@@ -1,0 +1,49 @@
+"""What a table is, apart from how it is written to a file or the page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fdm.report.numbers import Estimate
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A printed value; ``raw`` is None where there is none, ``best`` marks a difference that seeds support."""
+
+    text: str
+    raw: Estimate | str | None = None
+    spread: str = ""
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Header:
+    """A column's heading as it is printed."""
+
+    key: str
+    label: str
+    unit: str = ""
+    group: str = ""
+    numeric: bool = True
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method."""
+
+    name: str
+    title: str
+    seeds: int
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A finished table."""
+
+    name: str
+    title: str
+    caption: str
+    headers: tuple[Header, ...]
+    rows: tuple[Row, ...]

@@ -1,0 +1,150 @@
+"""The closed-form oracle: convergence orders and floors of every solver, and the oracle itself against plain matrices."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fdm.evaluation.oracle import (
+    ExactDenoiser,
+    calibration_images,
+    image_covariance,
+    relative_error,
+    sample_covariance,
+    to_columns,
+    to_images,
+    verify,
+)
+from fdm.processes import Process, build_process
+from fdm.processes.gaussian import Config as GaussianConfig
+from fdm.processes.staged import Config as StagedConfig
+from fdm.sampling.solvers import Solver
+
+SOLVERS = {
+    "ancestral": Solver("ancestral", eta=1.0),
+    "ddim": Solver("ddim", eta=0.0),
+    "multistep2": Solver("multistep2", eta=0.0, multistep=True, order=2),
+}
+
+
+def process(operator: str, side: int = 16, channels: int = 1, **keys: Any) -> Process:
+    config = StagedConfig(process="staged", transforms=[{"kind": "resize", "operator": operator}] * 2, **keys)
+    covariance = image_covariance(side, channels)
+    calibration = build_process(config, channels, side).calibrate(calibration_images(covariance))
+    return build_process(config, channels, side, calibration)
+
+
+@cache  # the same error serves several tests
+def error(operator: str, solver: str, steps: int, side: int = 16, channels: int = 1, **keys: Any) -> float:
+    covariance = image_covariance(side, channels)
+    return relative_error(
+        sample_covariance(process(operator, side, channels, **keys), SOLVERS[solver], steps, covariance), covariance
+    )
+
+
+def slope(errors: dict[int, float]) -> float:
+    return float(np.polyfit(np.log(list(errors)), np.log(list(errors.values())), 1)[0])
+
+
+@pytest.mark.parametrize("operator", ["box", "bilinear"])
+@pytest.mark.parametrize("solver", ["ancestral", "ddim"])
+def test_first_order_solvers(operator: str, solver: str) -> None:
+    errors = {n: error(operator, solver, n, rescaling="dim") for n in (200, 400, 1000)}
+    assert slope(errors) == pytest.approx(-1, abs=0.1)
+    assert errors[1000] <= 0.01
+
+
+@pytest.mark.parametrize("operator", ["box", "bilinear"])
+def test_second_order_solver(operator: str) -> None:
+    errors = {n: error(operator, "multistep2", n, rescaling="dim") for n in (100, 200, 400)}
+    assert slope(errors) <= -1.6
+    for first in ("ancestral", "ddim"):
+        assert 4 * errors[200] <= error(operator, first, 200, rescaling="dim")
+
+
+@pytest.mark.parametrize(
+    ("solver", "steps", "expected"),
+    [("ancestral", 100, 0.0763), ("ancestral", 400, 0.0196), ("ddim", 100, 0.0725), ("multistep2", 200, 0.0067)],
+)
+def test_values_of_an_independent_implementation(solver: str, steps: int, expected: float) -> None:
+    """Three equal stages, box: figures from the contract; its time grid is clipped a little differently."""
+    assert error("box", solver, steps, rescaling="dim") == pytest.approx(expected, rel=0.06)
+
+
+@pytest.mark.parametrize("operator", ["box", "bilinear"])
+@pytest.mark.parametrize("keys", [{"interpolation": False}, {"rescaling": "none"}])
+@pytest.mark.parametrize("solver", ["ancestral", "ddim", "multistep2"])
+def test_lossy_jumps_stop_at_a_floor(operator: str, keys: dict[str, Any], solver: str) -> None:
+    keys = {"rescaling": "dim", **keys}
+    verdict = verify(process(operator, 8, **keys), SOLVERS[solver], image_covariance(8, 1), (100, 400, 1600))
+    assert verdict.floor is not None and verdict.floor > 1e-3
+    whole = verify(process(operator, 8, rescaling="dim"), SOLVERS[solver], image_covariance(8, 1), (100, 400, 1600))
+    assert whole.floor is None
+
+
+def test_operator_prediction_is_as_exact_as_double() -> None:
+    for solver in SOLVERS:
+        double, operator = (error("box", solver, 200, 8, predict=p) for p in ("double", "operator"))
+        assert operator == pytest.approx(double, rel=0.05)
+
+
+def test_three_channels_scale_as_one() -> None:
+    """Channels do not mix: the three-channel error follows from one-channel errors at the three variances."""
+    whole = image_covariance(8, 3)
+    three = sample_covariance(process("box", 8, 3), SOLVERS["ancestral"], 60, whole)
+    for channel in range(3):
+        one = sample_covariance(process("box", 8, 1), SOLVERS["ancestral"], 60, whole[channel : channel + 1])
+        torch.testing.assert_close(three[channel], one[0], rtol=0, atol=1e-10)
+    assert relative_error(three, whole) < 0.2
+
+
+def test_three_channels_at_full_size() -> None:
+    errors = {n: error("box", "ddim", n, 16, 3) for n in (100, 200)}
+    assert slope(errors) == pytest.approx(-1, abs=0.1)
+
+
+def test_the_oracle_equals_a_plain_recursion_for_ddpm() -> None:
+    """DDPM with diagonal C: every eigenvalue follows a scalar recursion, written out here."""
+    side, steps = 4, 30
+    covariance = image_covariance(side, 1)
+    ddpm = build_process(GaussianConfig(process="gaussian"), 1, side)
+    found = sample_covariance(ddpm, SOLVERS["ancestral"], steps, covariance)
+    c = torch.linalg.eigvalsh(covariance[0]).numpy()
+    b = math.atan(math.exp(-7.5))
+    angle = [b + (math.pi / 2 - 2 * b) * n / steps for n in range(steps, 0, -1)]
+    grid = [(math.cos(a), math.sin(a)) for a in angle] + [(1.0, 0.0)]
+    s = np.ones_like(c)
+    for (alpha_t, sigma_t), (alpha_s, sigma_s) in zip(grid, grid[1:], strict=False):
+        ratio = alpha_t / alpha_s
+        shrink = alpha_t * c / (alpha_t**2 * c + sigma_t**2)  # E[x | z] = shrink z
+        pull = ratio * sigma_s**2 / sigma_t**2
+        factor = alpha_s * shrink + pull * (1 - alpha_t * shrink)
+        s = factor**2 * s + sigma_s**2 - pull**2 * sigma_t**2
+    np.testing.assert_allclose(np.sort(torch.linalg.eigvalsh(found[0]).numpy()), np.sort(s), rtol=1e-8, atol=1e-10)
+
+
+def test_the_exact_denoiser_is_a_regression() -> None:
+    """E[target | z] leaves a residual that is uncorrelated with z, on a large Gaussian sample."""
+    staged, covariance = process("box", 4, 1), image_covariance(4, 1)
+    generator = torch.Generator().manual_seed(0)
+    root = torch.linalg.cholesky(covariance[0])
+    count, t = 200_000, 0.2
+    x = (torch.randn(count, 16, generator=generator, dtype=torch.float64) @ root.mT).reshape(count, 1, 4, 4)
+    eps = torch.randn(count, 1, 4, 4, generator=generator, dtype=torch.float64)
+    example = staged.example(x, torch.full((count,), t, dtype=torch.float64), 0, eps)
+    residual = example.target - ExactDenoiser(staged, covariance)(example.z, t, 0)
+    cross = residual.flatten(1).mT @ example.z.flatten(1) / count
+    assert float(cross.abs().max()) < 0.01
+    assert float((example.target.flatten(1).mT @ example.z.flatten(1) / count).abs().max()) > 0.1
+
+
+def test_covariance_has_the_stated_variance() -> None:
+    covariance = image_covariance(16, 3)
+    assert float(covariance.diagonal(dim1=1, dim2=2).mean()) == pytest.approx(0.25, rel=1e-12)
+    x = torch.randn(2, 12, 5, dtype=torch.float64)[:, :9]
+    torch.testing.assert_close(to_columns(to_images(x, 3)), x)

