@@ -26,7 +26,9 @@ app = typer.Typer(
 Reference = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="SUITE:NAME, or a resolved experiment file.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("-o", "--override", metavar="KEY=VALUE", help="Override a key, e.g. training.images=1000. Repeatable."),
+    typer.Option(
+        "-o", "--override", metavar="KEY=VALUE", help="Override a key, e.g. training.images=1000. Repeatable."
+    ),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 Target = Annotated[Path | None, typer.Option("--to", metavar="DIR", help="Copy finished files here.")]
@@ -99,7 +101,9 @@ def sample(
         raise UserError(f"--shard {shard}: expected I/N, for example 1/4")
     record = run.sample(int(part) - 1, int(parts))
     if record:
-        _say(f"{experiment} seed {seed}: {record['count']:,} samples in {record['seconds']:.0f} s (run {record['identity']})")
+        _say(
+            f"{experiment} seed {seed}: {record['count']:,} samples in {record['seconds']:.0f} s (run {record['identity']})"
+        )
     else:
         _say(f"{experiment} seed {seed}: shard {shard} is done; other shards are missing")
 
@@ -124,9 +128,13 @@ def evaluate(
 
 @app.command()
 def verify(
-    experiments: Annotated[list[str] | None, typer.Argument(metavar="[EXPERIMENT]...", help="SUITE:NAME, any number.")] = None,
+    experiments: Annotated[
+        list[str] | None, typer.Argument(metavar="[EXPERIMENT]...", help="SUITE:NAME, any number.")
+    ] = None,
     suite: Annotated[str | None, typer.Option(help="All experiments of a suite.")] = None,
-    steps: Annotated[list[int] | None, typer.Option(help="Numbers of evaluations; repeatable. Default 50, 200, 1000.")] = None,
+    steps: Annotated[
+        list[int] | None, typer.Option(help="Numbers of evaluations; repeatable. Default 50, 200, 1000.")
+    ] = None,
     solver: Annotated[list[str] | None, typer.Option(help="Solvers; repeatable. Default: all three.")] = None,
     side: Annotated[int, typer.Option(min=2, help="Side of the test images, pixels.")] = 16,
     channels: Annotated[int, typer.Option(help="1 or 3.")] = 1,

@@ -31,6 +31,7 @@ from fdm.discover import plugins
 from fdm.errors import UserError
 
 PARAMS = Path("params")
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 BLOCKS: dict[str, type[BaseModel]] = {
     "dataset": DatasetConfig,
     "network": NetworkConfig,
@@ -61,6 +62,7 @@ class Experiment(Frozen):
         process = build_process(self.method, self.dataset.channels, self.dataset.resolution)
         check_levels(self.network, self.dataset.resolution, process.stages)
         process.check_solver(self.sampling.solver)
+        process.plan(self.sampling.steps)
         return self
 
 
@@ -100,19 +102,12 @@ def load_suite(suite: str, overrides: Sequence[str] = ()) -> Suite:
     Raises:
         UserError: unknown suite, block or key, wrong type, or a contradiction; the message names file and key.
     """
-    path = Path(suite) if suite.endswith((".yaml", ".yml")) else PARAMS / "suites" / f"{suite}.yaml"
-    raw = _read(path, "suite")
-    try:
-        file = _SuiteFile.model_validate(raw)
-    except ValidationError as error:
-        raise explain(error, str(path), [_SuiteFile, _SuiteEntry]) from None
-    if not file.experiments or not file.seeds:
-        raise UserError(f"{path}: a suite needs at least one experiment and one seed")
+    path, file = _read_suite(suite)
     return Suite(
         name=path.stem,
         title=file.title,
         seeds=file.seeds,
-        experiments={name: _resolve(path, file, name, entry, overrides) for name, entry in file.experiments.items()},
+        experiments={name: _resolve(path, file, name, overrides) for name in file.experiments},
     )
 
 
@@ -120,13 +115,13 @@ def load_experiment(reference: str, overrides: Sequence[str] = ()) -> Experiment
     """Resolve ``SUITE:EXPERIMENT``, or read a file that ``fdm show --yaml`` wrote (one resolved experiment)."""
     if ":" in reference:
         suite_name, name = reference.rsplit(":", 1)
-        suite = load_suite(suite_name, overrides)
-        if name not in suite.experiments:
+        path, file = _read_suite(suite_name)
+        if name not in file.experiments:
             raise UserError(
-                f"{reference}: suite {suite.name!r} has no experiment {name!r}{nearest(name, suite.experiments)}; "
-                f"it has: {', '.join(suite.experiments)}"
+                f"{reference}: suite {path.stem!r} has no experiment {name!r}{nearest(name, file.experiments)}; "
+                f"it has: {', '.join(file.experiments)}"
             )
-        return suite.experiments[name]
+        return _resolve(path, file, name, overrides)
     if not reference.endswith((".yaml", ".yml")):
         raise UserError(f"{reference}: give SUITE:EXPERIMENT (for example digits:ddpm) or a resolved experiment file")
     raw = _override(_read(Path(reference), "experiment"), overrides)
@@ -171,11 +166,10 @@ def source_version(*rooms: str) -> str:
         for path in paths:
             tree = ast.parse(path.read_text())
             for node in ast.walk(tree):
-                body = getattr(node, "body", None)
-                if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
-                    if isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str):
-                        body[0] = ast.Expr(ast.Constant(""))
-            digest.update(str(path.relative_to(root)).encode() + ast.dump(tree).encode())
+                if isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
+                    node.body[0] = ast.Expr(ast.Constant(""))
+            # Source text, not ast.dump: the latter differs between Python 3.11 and 3.12.
+            digest.update(f"{path.relative_to(root)}\n{ast.unparse(tree)}\n".encode())
     return digest.hexdigest()[:16]
 
 
@@ -183,16 +177,30 @@ def json_schema() -> dict[str, Any]:
     """JSON schema of a resolved experiment, with one alternative per method."""
     schema = Experiment.model_json_schema()
     definitions = schema.setdefault("$defs", {})
-    for name, module in plugins("processes").items():
-        method = module.Config.model_json_schema(ref_template="#/$defs/{model}")
-        definitions.update(method.pop("$defs", {}))
-        definitions[f"method-{name}"] = method
+    for room, kind in (("processes", "method"), ("transforms", "transform")):
+        for name, module in plugins(room).items():
+            part = module.Config.model_json_schema(ref_template="#/$defs/{model}")
+            definitions.update(part.pop("$defs", {}))
+            definitions[f"{kind}-{name}"] = part
     schema["properties"]["method"] = {"oneOf": [{"$ref": f"#/$defs/method-{name}"} for name in plugins("processes")]}
-    definitions.pop("Frozen", None)
+    # The models say only that a transform is some frozen model; the files say which.
+    definitions["Frozen"] = {"oneOf": [{"$ref": f"#/$defs/transform-{name}"} for name in plugins("transforms")]}
     return schema
 
 
-def _resolve(path: Path, file: _SuiteFile, name: str, entry: _SuiteEntry, overrides: Sequence[str]) -> Experiment:
+def _read_suite(suite: str) -> tuple[Path, _SuiteFile]:
+    path = Path(suite) if suite.endswith((".yaml", ".yml")) else PARAMS / "suites" / f"{suite}.yaml"
+    try:
+        file = _SuiteFile.model_validate(_read(path, "suite"))
+    except ValidationError as error:
+        raise explain(error, str(path), [_SuiteFile, _SuiteEntry]) from None
+    if not file.experiments or not file.seeds:
+        raise UserError(f"{path}: a suite needs at least one experiment and one seed")
+    return path, file
+
+
+def _resolve(path: Path, file: _SuiteFile, name: str, overrides: Sequence[str]) -> Experiment:
+    entry = file.experiments[name]
     raw: dict[str, Any] = {
         "name": name,
         "title": entry.title or name,
@@ -236,15 +244,12 @@ def _method(raw: Mapping[str, Any], where: str) -> Frozen:
     known = plugins("processes")
     name = raw.get("process")
     if not isinstance(name, str) or name not in known:
-        raise UserError(
-            f"{where}: process: must be one of {', '.join(known)}, not {name!r}{nearest(str(name), known)}"
-        )
+        raise UserError(f"{where}: process: must be one of {', '.join(known)}, not {name!r}{nearest(str(name), known)}")
     model = known[name].Config
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        parts = [module.Config for module in plugins("transforms").values()]
-        raise explain(error, where, [model, *(parts if "transforms" in str(error) else [])]) from None
+        raise explain(error, where, [model]) from None
 
 
 def _read(path: Path, what: str) -> dict[str, Any]:

@@ -45,7 +45,9 @@ class Progress:
             self._task = self._rich.add_task(self.title, total=self.total, completed=self.done, note="")
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._rich:
             self._rich.stop()
 

@@ -7,6 +7,7 @@ to where the caller wants it. Calling it again finds the record and does nothing
 from __future__ import annotations
 
 import json
+import os
 import platform
 from dataclasses import dataclass
 from functools import cached_property
@@ -109,7 +110,13 @@ class Run:
                 precision: Any = {"32": "32-true", "bf16": "bf16-mixed"}[self.experiment.training.precision]
                 fabric = Fabric(accelerator=self.torch_device.type, devices=1, precision=precision)
                 outcome = train(
-                    self.experiment, self.seed, self.data.split("train"), folder, self.train_identity, fabric
+                    self.experiment,
+                    self.seed,
+                    self.data.split("train"),
+                    folder,
+                    self.train_identity,
+                    fabric,
+                    checkpoint_seconds=float(os.environ.get("FDM_CHECKPOINT_SECONDS", "30")),
                 )
                 record = self._record("train", self.train_identity, outcome)
                 write_json(folder / "train.json", record)
@@ -129,7 +136,9 @@ class Run:
         folder = run_folder("sample", self.sample_identity)
         record = record_of(folder, "sample", self.sample_identity)
         if not record:
-            with locked(folder if shards == 1 else run_folder("sample", f"{self.sample_identity}/shard{shard}of{shards}")):
+            with locked(
+                folder if shards == 1 else run_folder("sample", f"{self.sample_identity}/shard{shard}of{shards}")
+            ):
                 network, process = self.model()
                 self._draw_shard(network, process, folder, wanted)
                 parts = sampler.finished_parts(folder)
@@ -154,7 +163,7 @@ class Run:
         with locked(folder):
             if not record_of(folder, "evaluate", self.evaluate_identity):
                 samples = self._samples()
-                reference = self.data.split(e.evaluation.reference).images
+                reference: np.ndarray = self.data.split(e.evaluation.reference).images
                 if e.evaluation.reference_limit:
                     reference = reference[: e.evaluation.reference_limit]
                 digest = identity(self.data.digest, e.evaluation.reference, len(reference))
@@ -216,9 +225,7 @@ class Run:
         if not path.exists() and self.target:
             path = self.target / "model.safetensors"
         tensors, metadata = load_tensors(path, self.train_identity)
-        process = build_process(
-            e.method, e.dataset.channels, e.dataset.resolution, json.loads(metadata["calibration"])
-        )
+        process = build_process(e.method, e.dataset.channels, e.dataset.resolution, json.loads(metadata["calibration"]))
         network = UNet(e.network, e.dataset.resolution, process.stages)
         network.load_state_dict(tensors)
         return network.to(self.torch_device).eval(), process

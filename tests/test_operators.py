@@ -15,7 +15,10 @@ from fdm.operators import Separable
 
 MAKERS = [operators.box, operators.nearest, operators.bilinear_down, operators.bilinear_up]
 any_operator = st.builds(
-    lambda make, size, factor: make(size * factor, factor), st.sampled_from(MAKERS), st.integers(1, 5), st.integers(2, 4)
+    lambda make, size, factor: make(size * factor, factor),
+    st.sampled_from(MAKERS),
+    st.integers(1, 5),
+    st.integers(2, 4),
 )
 
 

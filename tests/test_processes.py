@@ -44,7 +44,11 @@ processes = st.builds(
     rescaling=st.sampled_from(["none", "dim", "dim_power"]),
     predict=st.sampled_from(["double", "operator"]),
     target=st.sampled_from(["v", "x"]),
-    schedule=st.builds(lambda kind, shift: {"kind": kind, "shift": shift}, st.sampled_from(["cosine", "linear-beta"]), st.floats(0.3, 3)),
+    schedule=st.builds(
+        lambda kind, shift: {"kind": kind, "shift": shift},
+        st.sampled_from(["cosine", "linear-beta"]),
+        st.floats(0.3, 3),
+    ),
 )
 
 
@@ -69,7 +73,10 @@ def inside(process: Process, stage: int, where: float) -> float:
 def test_marginal_is_the_composition_of_steps(process: Staged, data: st.DataObject) -> None:
     """q(z_t | z_r) after q(z_r | z_s) after q(z_s | x) has the law of q(z_t | x), mean and variance to 1e-10."""
     stage = data.draw(st.integers(0, len(process.stages) - 1))
-    s, r, t = (inside(process, stage, w) for w in sorted(data.draw(st.lists(st.floats(0.02, 0.98), min_size=3, max_size=3, unique=True))))
+    s, r, t = (
+        inside(process, stage, w)
+        for w in sorted(data.draw(st.lists(st.floats(0.02, 0.98), min_size=3, max_size=3, unique=True)))
+    )
     x = images(2, process.stages[0].shape[0], process.stages[0].shape[1])
     level = {w: process.level(torch.tensor(w, dtype=F64), stage) for w in (s, r, t)}
     mean = level[s].alpha * signal_at(process, x, s, stage)
@@ -108,7 +115,12 @@ def test_ancestral_step_is_gaussian_conditioning(process: Staged, data: st.DataO
     torch.testing.assert_close(spread.square(), variance.expand_as(spread), rtol=0, atol=1e-10)
 
 
-@given(st.sampled_from(["box", "bilinear"]), st.sampled_from([4, 8]), st.floats(0.2, 0.8), st.sampled_from(["cosine", "linear-beta"]))
+@given(
+    st.sampled_from(["box", "bilinear"]),
+    st.sampled_from([4, 8]),
+    st.floats(0.2, 0.8),
+    st.sampled_from(["cosine", "linear-beta"]),
+)
 def test_law_after_a_jump_is_that_of_the_finer_stage(operator: str, side: int, tau: float, schedule: str) -> None:
     """Mean alpha x_hat and covariance sigma^2 I to 1e-10, from the jump's linear maps on z' and on fresh noise."""
     process = staged(side, 1, operator, 2, rescaling="dim", boundaries=[tau], schedule={"kind": schedule})
@@ -220,7 +232,9 @@ def test_too_few_steps_for_the_stages() -> None:
         staged().plan(2)
 
 
-@pytest.mark.parametrize(("boundaries", "words"), [([0.5], "2 inner boundaries, 1"), ([0.7, 0.3], "increase"), ([0.2, 1.0], "increase")])
+@pytest.mark.parametrize(
+    ("boundaries", "words"), [([0.5], "2 inner boundaries, 1"), ([0.7, 0.3], "increase"), ([0.2, 1.0], "increase")]
+)
 def test_bad_boundaries(boundaries: list[float], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         staged(boundaries=boundaries)

@@ -40,7 +40,16 @@ def print_estimate(experiment: Experiment, console: Console | None = None) -> No
     batch = min(PROBE_BATCH, experiment.training.batch)
 
     table = Table(title=f"{experiment.title}: stages, from data to noise")
-    for name in ("stage", "t", "state", "training share", "evaluations", "MFLOP / evaluation", "train img/s", "sample img/s"):
+    for name in (
+        "stage",
+        "t",
+        "state",
+        "training share",
+        "evaluations",
+        "MFLOP / evaluation",
+        "train img/s",
+        "sample img/s",
+    ):
         table.add_column(name, justify="left" if name in ("stage", "t", "state") else "right")
     training = sampling = 0.0
     for stage, count in zip(process.stages, evaluations, strict=True):

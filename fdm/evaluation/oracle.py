@@ -82,13 +82,17 @@ class ExactDenoiser:
     def __call__(self, z: Tensor, t: float, stage: int) -> Tensor:
         outputs, side = self.process.stages[stage].outputs, self.process.stages[stage].output_resolution
         result = self._gain(t, stage) @ to_columns(z)
-        return to_images(result.unflatten(1, (-1, side * side)).flatten(0, 1), side)[:, _interleave(z.shape[1], outputs)]
+        return to_images(result.unflatten(1, (-1, side * side)).flatten(0, 1), side)[
+            :, _interleave(z.shape[1], outputs)
+        ]
 
     def _make_gain(self, t: float, stage: int) -> Float[Tensor, "c o n"]:
         """Cov(y, z) Cov(z)^{-1}, from the linear maps x -> (z, y) and eps -> (z, y) that ``example`` defines."""
         channels, n = self.covariance.shape[0], self.covariance.shape[-1]
         shape = self.process.stages[stage].shape
-        signal_z, signal_y = self._maps(t, stage, to_images(torch.eye(n).double().expand(channels, n, n), math.isqrt(n)), None)
+        signal_z, signal_y = self._maps(
+            t, stage, to_images(torch.eye(n).double().expand(channels, n, n), math.isqrt(n)), None
+        )
         m = shape[1] * shape[2]
         noise_z, noise_y = self._maps(t, stage, None, to_images(torch.eye(m).double().expand(channels, m, m), shape[1]))
         cov_zx = signal_z @ self.covariance
@@ -209,9 +213,10 @@ def verify(
     if not process.linear:
         raise UserError("the closed-form oracle needs a linear process; a learned transform is not one")
     errors = {
-        n: relative_error(sample_covariance(process, solver, n, covariance, progress=progress), covariance) for n in steps
+        n: relative_error(sample_covariance(process, solver, n, covariance, progress=progress), covariance)
+        for n in steps
     }
-    logs = np.log([list(errors), list(errors.values())])
+    logs = np.log(np.array([list(errors), list(errors.values())], dtype=float))
     order = -float(np.polyfit(logs[0], logs[1], 1)[0])
     # Richardson: where E = floor + a / N, two values give the floor. Faster decay makes it negative, never positive.
     (n1, e1), (n2, e2) = list(errors.items())[-2:]

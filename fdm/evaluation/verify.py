@@ -76,7 +76,9 @@ def verify_experiments(
         raise UserError(f"--channels {channels}: must be 1 or 3")
     steps = sorted(set(steps))
     if len(steps) < 2:
-        raise UserError("--steps: an order needs at least two numbers of evaluations, for example --steps 50 --steps 200")
+        raise UserError(
+            "--steps: an order needs at least two numbers of evaluations, for example --steps 50 --steps 200"
+        )
     covariance = image_covariance(side, channels)
     rows = []
     chosen = list(solvers or SOLVERS)
@@ -91,12 +93,10 @@ def verify_experiments(
                 solver = build_solver(SamplingConfig.model_validate({"solver": name}))
                 try:
                     process.check_solver(name)
-                    verdict = verify(process, solver, covariance, steps, lambda: bar.advance(1, experiment.name))
+                    verdict = verify(process, solver, covariance, steps, lambda: bar.advance(1))
                 except ValueError as error:
                     raise UserError(f"{experiment.name} with {name}: {error}") from None
-                rows.append(
-                    Row(experiment.name, name, verdict.errors, verdict.order, solver.order, verdict.floor)
-                )
+                rows.append(Row(experiment.name, name, verdict.errors, verdict.order, solver.order, verdict.floor))
     return rows
 
 
@@ -113,10 +113,7 @@ def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
     table.add_column("order", justify="right")
     table.add_column("verdict")
     for row in rows:
-        if row.floor is None:
-            verdict = "[green]converges[/]"
-        else:
-            verdict = f"[yellow]floor ≈ {row.floor:.2g}[/]"
+        verdict = "[green]converges[/]" if row.floor is None else f"[yellow]floor ≈ {row.floor:.2g}[/]"
         errors = (f"{error:.2e}" for error in row.errors.values())
         table.add_row(row.experiment, row.solver, *errors, f"{row.order:.2f} ({row.claimed_order})", verdict)
     (console or Console()).print(table)

@@ -9,6 +9,7 @@ stage at full resolution it is an ordinary ADM-style U-Net.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -37,7 +38,9 @@ def check_levels(config: NetworkConfig, resolution: int, stages: Sequence[Stage]
     """Raise ValueError where the stages do not fit the network's levels, or its levels do not fit the resolution."""
     levels = len(config.mult)
     if resolution % (1 << (levels - 1)):
-        raise ValueError(f"resolution {resolution} cannot be halved {levels - 1} times (network.mult has {levels} levels)")
+        raise ValueError(
+            f"resolution {resolution} cannot be halved {levels - 1} times (network.mult has {levels} levels)"
+        )
     for stage in stages:
         level_of(resolution, stage.shape[1], levels)
         level_of(resolution, stage.output_resolution, levels)
@@ -46,7 +49,9 @@ def check_levels(config: NetworkConfig, resolution: int, stages: Sequence[Stage]
 class _Level(nn.Module):
     """Blocks of one level: down path, up path, attention after each block where configured."""
 
-    def __init__(self, config: NetworkConfig, width: int, attention: bool, down: bool, up: bool, embedding: int) -> None:
+    def __init__(
+        self, config: NetworkConfig, width: int, attention: bool, down: bool, up: bool, embedding: int
+    ) -> None:
         super().__init__()
 
         def block(inputs: int) -> ResidualBlock:
@@ -109,21 +114,17 @@ class UNet(nn.Module):
             _Level(config, widths[l], (resolution >> l) in config.attention, l >= first, l >= finest, embedding)
             for l in range(count)
         )
-        self.downsample = nn.ModuleDict(
-            {str(l): Downsample(widths[l], widths[l + 1]) for l in range(first, count - 1)}
-        )
+        self.downsample = nn.ModuleDict({str(l): Downsample(widths[l], widths[l + 1]) for l in range(first, count - 1)})
         self.upsample = nn.ModuleDict({str(l): Upsample(widths[l + 1], widths[l]) for l in range(finest, count - 1)})
         deepest = widths[-1]
-        self.middle = nn.ModuleList(
-            [ResidualBlock(deepest, deepest, embedding, config.dropout) for _ in range(2)]
-        )
+        self.middle = nn.ModuleList([ResidualBlock(deepest, deepest, embedding, config.dropout) for _ in range(2)])
         self.middle_attention = (
-            Attention(deepest, config.head_channels) if (resolution >> (count - 1)) in config.attention else nn.Identity()
+            Attention(deepest, config.head_channels)
+            if (resolution >> (count - 1)) in config.attention
+            else nn.Identity()
         )
 
-    def forward(
-        self, z: Float[Tensor, "b c h w"], t: Float[Tensor, " b"], stage: int
-    ) -> Float[Tensor, "b o hs ws"]:
+    def forward(self, z: Float[Tensor, "b c h w"], t: Float[Tensor, " b"], stage: int) -> Float[Tensor, "b o hs ws"]:
         """Output (B, outputs, side, side) of one stage, for states z (B, C, h, w) at times t (B,) in [0, 1]."""
         entry, exit_ = self.entries[stage], self.exits[stage]
         embedding = self.time(sinusoidal(t, self.frequency_size).to(z.dtype))
@@ -134,7 +135,7 @@ class UNet(nn.Module):
         h = self.input[str(entry)](z)
         skips: dict[int, list[Tensor]] = {}
         for index in range(entry, len(self.levels)):
-            level = self.levels[index]
+            level = cast(_Level, self.levels[index])
             skips[index] = [h]
             for block, attend in zip(level.down, level.down_attention, strict=True):
                 h = attend(block(h, embedding))
@@ -143,7 +144,7 @@ class UNet(nn.Module):
                 h = self.downsample[str(index)](h)
         h = self.middle[1](self.middle_attention(self.middle[0](h, embedding)), embedding)
         for index in range(len(self.levels) - 1, exit_ - 1, -1):
-            level = self.levels[index]
+            level = cast(_Level, self.levels[index])
             for block, attend in zip(level.up, level.up_attention, strict=True):
                 skip = skips[index].pop() if index in skips else torch.zeros_like(h)
                 h = attend(block(torch.cat([h, skip], dim=1), embedding))

@@ -143,9 +143,7 @@ class Process(ABC):
         """State at t = 1: pure noise, since alpha is negligible there."""
         return noise
 
-    def reverse(
-        self, z: Images, prediction: Prediction, move: Move, *, eta: float, noise: Images | None
-    ) -> Images:
+    def reverse(self, z: Images, prediction: Prediction, move: Move, *, eta: float, noise: Images | None) -> Images:
         """One reverse step q(z_s | z_t, x = prediction); eta = 1 ancestral, eta = 0 deterministic. [DDIM] eq. 12
 
         z_s = alpha_s x_s + sqrt(sigma_s^2 - eta^2 s~^2) (z_t - alpha_t x_t) / sigma_t + eta s~ noise, with

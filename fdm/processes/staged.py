@@ -82,7 +82,14 @@ class Staged(Process):
         last = len(shapes) - 1
         self.stages = tuple(
             # The last stage does not move, so it has no delta to predict.
-            Stage(k, taus[k], taus[k + 1], s, s[0] * (2 if self._moves(k, last) and config.predict == "double" else 1), s[1])
+            Stage(
+                k,
+                taus[k],
+                taus[k + 1],
+                s,
+                s[0] * (2 if self._moves(k, last) and config.predict == "double" else 1),
+                s[1],
+            )
             for k, s in enumerate(shapes)
         )
         measured = (calibration or {}).get("power_ratios", [None] * len(self.transforms))

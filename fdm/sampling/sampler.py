@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -133,7 +134,9 @@ def save_part(folder: Path, samples: range, images: Float[Tensor, "b c h w"], se
         UserError: the images are not finite, or the disk refuses.
     """
     if not torch.isfinite(images).all():
-        raise UserError(f"{folder}: samples {samples.start}-{samples.stop} are not finite; the model did not train well")
+        raise UserError(
+            f"{folder}: samples {samples.start}-{samples.stop} are not finite; the model did not train well"
+        )
     array = to_uint8(images).cpu().numpy()
 
     def write(path: Path) -> None:
@@ -167,7 +170,7 @@ class Trajectory:
         self._wanted = {moves[index] for index in chosen}
         self.times: list[float] = []
         self.stages: list[int] = []
-        self.frames: dict[str, np.ndarray] = {}
+        self.frames: dict[str, Any] = {}
 
     def __call__(self, move: Move, state: State) -> None:
         if move not in self._wanted:

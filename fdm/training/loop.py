@@ -10,7 +10,7 @@ import json
 import math
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -59,10 +59,10 @@ class Trainer:
         self._shares = torch.tensor([stage.length for stage in process.stages], dtype=torch.float64)
 
     @torch.no_grad()
-    def _update_average(self, averages: list[Tensor], values: list[Tensor], count: Tensor | int) -> None:
+    def _update_average(self, averages: Sequence[Tensor], values: Sequence[Tensor], count: Tensor | int) -> None:
         # Early on the decay is small, so that the random start is forgotten.
         decay = min(self.config.ema, (1 + int(count)) / (10 + int(count)))
-        torch._foreach_lerp_(averages, values, 1 - decay)
+        torch._foreach_lerp_(list(averages), list(values), 1 - decay)
 
     def learning_rate(self, step: int) -> float:
         """Linear warm-up, then constant or cosine to zero."""
@@ -99,7 +99,9 @@ class Trainer:
             loss = self.process.loss(output.float(), example.target) / config.accumulate
             self.fabric.backward(loss)
             total += loss.detach()
-        norm = self.fabric.clip_gradients(self.model, self.optimizer, max_norm=config.grad_clip, error_if_nonfinite=False)
+        norm = self.fabric.clip_gradients(
+            self.model, self.optimizer, max_norm=config.grad_clip, error_if_nonfinite=False
+        )
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.average.update_parameters(self.network)
@@ -136,7 +138,7 @@ def train(
     folder: Path,
     identity: str,
     fabric: Fabric,
-    checkpoint_seconds: float = 30.0,
+    checkpoint_seconds: float,
 ) -> dict[str, Any]:
     """Train, or go on training, one run in ``folder``; leaves ``model.safetensors`` and ``training.csv`` there.
 

@@ -7,7 +7,7 @@ import zlib
 from pathlib import Path
 from typing import IO
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fdm.errors import UserError
 
@@ -43,7 +43,7 @@ def read_image(file: Path | IO[bytes], name: str, upright: bool = False) -> Imag
                 raise UserError(f"{name}: {image.width}x{image.height} are more pixels than the limit of {MAX_PIXELS}")
             image.load()
             return ImageOps.exif_transpose(image) if upright else image
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise UserError(f"{name}: not an image that Pillow can read") from None
     except BROKEN as error:
         raise UserError(f"{name}: cannot be decoded: {' '.join(str(error).split())}") from None

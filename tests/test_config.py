@@ -1,0 +1,128 @@
+"""Configuration: what is refused, how it is said, and what makes two runs the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import REPOSITORY
+
+from fdm.errors import UserError
+from fdm.experiment import experiment_from_dict, identity, json_schema, load_experiment, load_suite, source_version
+
+SUITES = sorted(path.stem for path in (REPOSITORY / "params/suites").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_every_suite_resolves_and_survives_a_round_trip(project: Path, suite: str) -> None:
+    for name, experiment in load_suite(suite).experiments.items():
+        text = yaml.safe_dump(experiment.model_dump(mode="json"))
+        Path("one.yaml").write_text(text)
+        assert load_experiment("one.yaml") == experiment
+        assert identity(experiment) == identity(load_experiment(f"{suite}:{name}"))
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("training.imges=3", ["imges", "unknown key", "did you mean 'images'", "allowed here"]),
+        ("training.lr=fast", ["training: lr", "valid number", "'fast'"]),
+        ("training.batch=0", ["batch", "greater than 0"]),
+        ("training.accumulate=7", ["batch=64 is not divisible by accumulate=7"]),
+        ("sampling.solver=dimm", ["solver", "'ancestral', 'ddim' or 'multistep2'", "did you mean 'ddim'"]),
+        ("sampling.steps=2", ["2 steps cannot cover 3 stages"]),
+        ("method.process=stagd", ["process", "gaussian, staged", "did you mean 'staged'"]),
+        ("method.rescalin=dim", ["rescalin", "unknown key", "did you mean 'rescaling'"]),
+        ("method.transforms=[{kind: resise}]", ["kind must be one of", "did you mean 'resize'"]),
+        ("method.transforms=[{kind: resize, faktor: 2}]", ["resize.faktor", "did you mean 'factor'"]),
+        ("method.transforms=[{kind: resize, factor: 3}]", ["cannot be down-sampled by 3"]),
+        ("method.boundaries=[0.5, 0.4]", ["boundaries", "increase strictly"]),
+        ("method.predict=operator; method.target=eps", ["operator needs target v or x"]),
+        ("network.mult=[1, 2]", ["2x2 pixels needs a network level of that size; the network has 8, 4"]),
+        ("network.channels=10", ["multiple of 8"]),
+        ("evaluation.features=[inception-v2]", ["features", "did you mean 'inception-v3'"]),
+        ("evaluation.features=[]", ["at least one network"]),
+        ("dataset.resolution=eight", ["dataset: resolution", "valid integer"]),
+        ("nonsense", ["expected key=value"]),
+        ("trainin.lr=1", ["unknown key 'trainin'", "did you mean 'training'"]),
+        ("training.lr=[", ["not valid YAML"]),
+        ("training.lr=.nan", ["lr", "finite"]),
+    ],
+)
+def test_bad_values_are_one_clear_line(project: Path, override: str, words: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        load_experiment("smoke:fdm-ds-3", override.split("; "))
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message, message
+
+
+def test_errors_name_the_file_that_is_wrong(project: Path) -> None:
+    Path("params/methods/fdm-ds.yaml").write_text("process: staged\ninterpolate: true\n")
+    with pytest.raises(
+        UserError, match=r"params/methods/fdm-ds.yaml: interpolate: unknown key; did you mean 'interpolation'"
+    ):
+        load_suite("smoke")
+
+
+@pytest.mark.parametrize(
+    ("reference", "words"),
+    [
+        ("smoke:dpm", "has no experiment 'dpm'; did you mean 'ddpm'"),
+        ("smokes:ddpm", "no such suite file; did you mean 'smoke'"),
+        ("ddpm", "give SUITE:EXPERIMENT"),
+        ("nowhere.yaml", "no such experiment file"),
+    ],
+)
+def test_unknown_references(project: Path, reference: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        load_experiment(reference)
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "title: [", "title: x\n", "!!python/object/apply:os.system [ls]"])
+def test_broken_suite_files(project: Path, text: str) -> None:
+    Path("params/suites/broken.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"params/suites/broken.yaml: "):
+        load_suite("broken")
+
+
+def test_identity_covers_values_not_names(project: Path) -> None:
+    base, same = load_experiment("smoke:ddpm"), load_experiment("smoke:ddpm", ["training.lr=0.001", "title=Other"])
+    other = load_experiment("smoke:ddpm", ["training.lr=0.002"])
+    assert identity(base.training) == identity(same.training) != identity(other.training)
+
+
+def test_source_version_sees_meaning_not_wording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fdm.experiment as module
+
+    (tmp_path / "room").mkdir()
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "experiment.py"))
+
+    def version(text: str) -> str:
+        (tmp_path / "room/code.py").write_text(text)
+        return source_version.__wrapped__("room")
+
+    base = version('"""Doc."""\ndef f(x):\n    """Twice."""\n    return 2 * x\n')
+    assert base == version('"""Other."""\n\n# comment\ndef f(x):\n    """Double."""\n    return (2 * x)\n')
+    assert base != version('"""Doc."""\ndef f(x):\n    """Twice."""\n    return 3 * x\n')
+
+
+def test_schema_is_up_to_date() -> None:
+    assert json.loads((REPOSITORY / "params/schema.json").read_text()) == json_schema(), "run `make schema`"
+
+
+def test_schema_accepts_what_the_models_accept(project: Path) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    raw = load_experiment("smoke:fdm-ds-3").model_dump(mode="json")
+    jsonschema.validate(raw, json_schema())
+    raw["method"]["process"] = "nothing"
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(raw, json_schema())
+
+
+def test_a_resolved_experiment_needs_all_its_parts() -> None:
+    with pytest.raises(UserError, match="dataset: name: this key is required"):
+        experiment_from_dict({"name": "x", "title": "x"}, "file.yaml")

@@ -1,0 +1,187 @@
+"""Training: exact resume after SIGKILL, f-DM without stages is DDPM bit for bit, accumulation, failures that lose nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+from safetensors.torch import load_file
+
+from fdm.data import open_store
+from fdm.errors import UserError
+from fdm.experiment import load_experiment
+from fdm.processes import build_process
+from fdm.sampling.sampler import draw, network_denoiser
+from fdm.sampling.solvers import build_solver
+from fdm.training.checkpoint import load_tensors, save_tensors
+from fdm.training.loop import Trainer, train
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def trainer(reference: str, *overrides: str, seed: int = 0) -> Trainer:
+    experiment = load_experiment(reference, overrides)
+    process = build_process(experiment.method, experiment.dataset.channels, experiment.dataset.resolution)
+    return Trainer(experiment, seed, process, Fabric(accelerator="cpu", devices=1))
+
+
+def pixels(root: Path) -> torch.Tensor:
+    return torch.from_numpy(open_store(root / "data" / "digits8").split("train").images.copy())
+
+
+def weights(module: torch.nn.Module) -> list[torch.Tensor]:
+    return [value.clone() for value in module.state_dict().values()]
+
+
+def test_fdm_without_stages_is_ddpm_bit_for_bit(smoke: Path) -> None:
+    """Loss, gradients (through Adam: weights) and samples, from two separate implementations."""
+    (smoke / "params/suites/smoke.yaml").write_text(
+        (smoke / "params/suites/smoke.yaml").read_text()
+        + "  none: {method: fdm-ds, overrides: {method: {transforms: []}}}\n"
+        + "  operator: {method: fdm-ds, overrides: {method: {transforms: [], predict: operator}}}\n"
+    )
+    images = pixels(smoke)
+    ddpm = trainer("smoke:ddpm")
+    for name in ("smoke:none", "smoke:operator"):
+        other = trainer(name)
+        mine = ddpm if name == "smoke:none" else trainer("smoke:ddpm")
+        for step in range(5):
+            left, right = mine.step(step, images), other.step(step, images)
+            assert left[0] == right[0] == 0
+            assert torch.equal(left[1], right[1]) and torch.equal(left[2], right[2])
+        assert all(torch.equal(a, b) for a, b in zip(weights(mine.average), weights(other.average), strict=True))
+        config = load_experiment("smoke:ddpm").sampling
+        samples = []
+        for one in (mine, other):
+            plan = one.process.plan(6)
+            denoise = network_denoiser(one.average.module.eval(), "cpu")
+            samples.append(draw(one.process, denoise, build_solver(config), plan, 3, range(4)))
+        assert torch.equal(*samples) and samples[0].std() > 0
+
+
+def test_gradients_of_the_first_step_are_equal_too(smoke: Path) -> None:
+    gradients = []
+    for overrides in ([], ["method.process=staged"]):
+        one = trainer("smoke:ddpm", *overrides)
+        x = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+        eps = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+        t = torch.tensor([0.1, 0.3, 0.6, 0.9], dtype=torch.float64)
+        example = one.process.example(x, t, 0, eps)
+        torch.nn.init.ones_(one.network.output["0"][2].weight)
+        one.process.loss(one.network(example.z, t, 0), example.target).backward()
+        gradients.append([parameter.grad for parameter in one.network.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+    assert any(g.any() for g in gradients[0])
+
+
+@pytest.mark.parametrize("name", ["ddpm", "fdm-ds-3"])
+def test_killed_at_any_moment_ends_in_the_same_weights(smoke: Path, fdm: Command, name: str) -> None:
+    """SIGKILL several times at arbitrary moments, the same command again: weights equal those of an undisturbed run."""
+    changes = ["-o", "training.images=19200", "-o", "network.dropout=0.1"]
+    assert (
+        fdm("train", f"smoke:{name}", "--to", "calm", "--threads", "1", *changes, FDM_WORK="calm-work").returncode == 0
+    )
+    words = [sys.executable, "-m", "fdm", "train", f"smoke:{name}", "--to", "rough", "--threads", "1", *changes]
+    environment = {**os.environ, "FDM_CHECKPOINT_SECONDS": "0.2", "FDM_WORK": "rough-work", "OMP_NUM_THREADS": "1"}
+    resumed = 0
+    for wait in (0.1, 0.45, 0.3):
+        process = subprocess.Popen(words, env=environment, stderr=subprocess.DEVNULL)
+        began = time.monotonic()
+        while not list(Path("rough-work").glob("train-*/state.safetensors")) and process.poll() is None:
+            assert time.monotonic() - began < 120
+            time.sleep(0.02)
+        time.sleep(wait)
+        process.send_signal(signal.SIGKILL)
+        resumed += process.wait() == -signal.SIGKILL
+    assert resumed >= 1, "every run ended before it was killed; train longer here"
+    last = subprocess.run(words, env=environment, capture_output=True, text=True)
+    assert last.returncode == 0, last.stderr
+    calm, rough = load_file("calm/model.safetensors"), load_file("rough/model.safetensors")
+    assert calm.keys() == rough.keys() and all(torch.equal(calm[key], rough[key]) for key in calm)
+    steps = [line.split(",")[0] for line in Path("rough/training.csv").read_text().splitlines()[1:]]
+    assert steps == [str(step) for step in range(300)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_saves_and_the_same_command_goes_on(smoke: Path, fdm: Command, number: signal.Signals) -> None:
+    words = [sys.executable, "-m", "fdm", "train", "smoke:ddpm", "-o", "training.images=640000", "--threads", "1"]
+    process = subprocess.Popen(
+        words, stderr=subprocess.PIPE, text=True, env={**os.environ, "FDM_CHECKPOINT_SECONDS": "0.1"}
+    )
+    while not list(Path("work").glob("train-*/state.safetensors")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1 and number.name in errors and "goes on from there" in errors
+    state = next(Path("work").glob("train-*/state.safetensors"))
+    _, metadata = load_tensors(state, state.parent.name.removeprefix("train-"))
+    assert int(metadata["step"]) > 0
+
+
+def test_accumulation_does_not_change_the_step(smoke: Path) -> None:
+    whole, parts = trainer("smoke:fdm-ds-3"), trainer("smoke:fdm-ds-3", "training.accumulate=4")
+    images = pixels(smoke)
+    for step in range(3):
+        whole.step(step, images)
+        parts.step(step, images)
+    for a, b in zip(weights(whole.network), weights(parts.network), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+
+
+def test_bf16_follows_fp32(smoke: Path) -> None:
+    losses = []
+    for precision in ("32-true", "bf16-mixed"):
+        experiment = load_experiment("smoke:ddpm")
+        process = build_process(experiment.method, 1, 8)
+        one = Trainer(experiment, 0, process, Fabric(accelerator="cpu", devices=1, precision=precision))  # type: ignore[arg-type]
+        losses.append([float(one.step(step, pixels(smoke))[1]) for step in range(20)])
+    torch.testing.assert_close(torch.tensor(losses[0]), torch.tensor(losses[1]), rtol=0.05, atol=0.01)
+    assert losses[0] != losses[1]
+
+
+def test_the_loss_falls_below_that_of_predicting_the_mean(smoke: Path) -> None:
+    """An untrained network returns 0; a few hundred steps must beat that and the best constant."""
+    images = pixels(smoke)
+    one = trainer("smoke:fdm-ds-3", "training.images=25600", "training.lr=0.003")
+    losses = [(stage, float(loss)) for stage, loss, _ in (one.step(step, images) for step in range(400))]
+    for stage in range(3):
+        mine = [loss for k, loss in losses if k == stage]
+        assert sum(mine[-20:]) < 0.7 * sum(mine[:20])
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_state(smoke: Path) -> None:
+    experiment = load_experiment("smoke:ddpm", ["training.lr=1.0e+30", "training.warmup=0"])
+    folder = smoke / "run"
+    folder.mkdir()
+    data = open_store(smoke / "data/digits8").split("train")
+    with pytest.raises(UserError, match=r"loss is not finite at step \d+.*Lower training.lr"):
+        train(experiment, 0, data, folder, "x", Fabric(accelerator="cpu", devices=1), 30.0)
+    assert not (folder / "model.safetensors").exists()
+
+
+def test_learning_rate_schedule(smoke: Path) -> None:
+    one = trainer("smoke:ddpm", "training.warmup=10", "training.lr_decay=cosine", "training.images=6400")
+    rates = [one.learning_rate(step) for step in range(100)]
+    assert rates[0] == pytest.approx(1e-4, rel=0.01) and max(rates) < 1e-3 and rates[-1] < 1e-5
+
+
+def test_damaged_checkpoints_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "state.safetensors"
+    save_tensors(path, {"a": torch.arange(1000)}, {"identity": "me"})
+    assert torch.equal(load_tensors(path, "me")[0]["a"], torch.arange(1000))
+    with pytest.raises(UserError, match="belongs to another experiment"):
+        load_tensors(path, "you")
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match="truncated or damaged checkpoint"):
+        load_tensors(path, "me")
+    with pytest.raises(UserError, match="no such checkpoint"):
+        load_tensors(tmp_path / "none", "me")

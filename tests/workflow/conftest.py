@@ -1,0 +1,127 @@
+"""Copies of the repository in which real Snakemake and DVC run the suite ``smoke``, made a little smaller still."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+PARTS = (
+    "Snakefile", "workflow", "profiles", "fdm", "params", "params.yaml", "dvc.yaml", ".dvc/config", ".dvc/.gitignore",
+    ".dvcignore", ".gitignore", "pyproject.toml",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A working copy and what one does in it."""
+
+    root: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The tools of this Python, but the package of the copy."""
+        tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        return {**os.environ, "PATH": tools, "PYTHONPATH": str(self.root), "OMP_NUM_THREADS": "1"}
+
+    def start(self, *command: str) -> subprocess.Popen[str]:
+        """Start a command here; its two streams come as one."""
+        return subprocess.Popen(
+            command,
+            cwd=self.root,
+            env=self.environment,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+
+    def run(self, *command: str, status: int | None = 0) -> str:
+        """Run a command here, check its exit status (None: any failure), return what it said."""
+        process = self.start(*command)
+        said, _ = process.communicate(timeout=300)
+        assert process.returncode == status if status is not None else process.returncode != 0, said
+        return said
+
+    def snakemake(self, *arguments: str, status: int | None = 0) -> str:
+        """Run Snakemake on the suite."""
+        return self.run("snakemake", *arguments, "--config", "suite=smoke", status=status)
+
+    def plan(self) -> dict[str, int]:
+        """How many jobs of each rule a run would start."""
+        said = self.snakemake("--dry-run")
+        if "Nothing to be done" in said:
+            return {}
+        table = said.rsplit("Job stats:", 1)[1].split("\n\n")[0].splitlines()[3:]
+        return {name: int(count) for name, count in map(str.split, table) if name not in ("all", "total")}
+
+    def edit(self, path: str, change: Callable[[Any], object]) -> None:
+        """Change a YAML file in place."""
+        content = yaml.safe_load((self.root / path).read_text())
+        change(content)
+        (self.root / path).write_text(yaml.safe_dump(content, sort_keys=False))
+
+    def edit_suite(self, change: Callable[[Any], object]) -> None:
+        """Change the suite."""
+        self.edit("params/suites/smoke.yaml", change)
+
+
+def _smaller(suite: dict[str, Any]) -> None:
+    suite["training"] |= {"images": 640}
+    suite["sampling"] |= {"count": 128, "steps": 3}
+    suite["evaluation"] |= {"reference_limit": 128, "kid_subsets": 2, "kid_subset_size": 50}
+
+
+@pytest.fixture(scope="session")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The repository as a clone has it: nothing made yet."""
+    root = tmp_path_factory.mktemp("fresh") / "repository"
+    for part in PARTS:
+        source, target = ROOT / part, root / part
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir() and not source.is_symlink():
+            shutil.copytree(source, target, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy2(source, target, follow_symlinks=False)
+    Repository(root).edit_suite(_smaller)
+    Repository(root).edit("params.yaml", lambda params: params.update(suite="smoke", dataset="digits8"))
+    return root
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A repository after one run, and what that run said."""
+
+    root: Path
+    said: str
+
+
+@pytest.fixture(scope="session")
+def finished(fresh: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """The suite, run once from end to end. Not to be changed: take ``repository``."""
+    root = tmp_path_factory.mktemp("finished") / "repository"
+    shutil.copytree(fresh, root, symlinks=True)
+    return Finished(root, Repository(root).snakemake())
+
+
+@pytest.fixture
+def repository(finished: Finished, tmp_path: Path) -> Repository:
+    """A copy of the finished run, to be changed at will."""
+    shutil.copytree(finished.root, tmp_path / "repository", symlinks=True)
+    return Repository(tmp_path / "repository")
+
+
+@pytest.fixture
+def clone(fresh: Path, tmp_path: Path) -> Repository:
+    """A copy of the repository in which nothing was made yet."""
+    shutil.copytree(fresh, tmp_path / "clone", symlinks=True)
+    return Repository(tmp_path / "clone")

@@ -1,0 +1,195 @@
+"""The pipeline under real Snakemake: what it makes, when it makes it again, and that no kill loses anything."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from .conftest import ROOT, Finished, Repository
+
+pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
+
+RUN = ("ddpm/seed0", "fdm-ds-3/seed0")
+FILES = (
+    "model.safetensors", "training.csv", "train.json", "samples.npy", "grid.png", "trajectory.npz", "sample.json",
+    "metrics.json", "cost.json", "manifest.json",
+)  # fmt: skip
+TRAINING = "results/smoke/ddpm/seed0/train.json"
+
+
+def test_from_nothing_to_the_report(finished: Finished) -> None:
+    for run in RUN:
+        assert sorted(path.name for path in (finished.root / "results/smoke" / run).iterdir()) == sorted(FILES)
+        for step in ("train", "sample", "evaluate"):
+            log = (finished.root / "logs/smoke" / run / f"{step}.log").read_text()
+            assert log.strip() and log.splitlines()[-1] in finished.said  # shown live as well
+            assert (finished.root / "logs/smoke" / run / f"{step}.tsv").exists()
+    assert (finished.root / "reports/smoke/index.html").exists()
+    assert "9 of 9 steps (100%) done" in finished.said
+
+
+def test_a_second_run_has_nothing_to_do(repository: Repository) -> None:
+    began = time.monotonic()
+    assert "Nothing to be done" in repository.snakemake()
+    assert time.monotonic() - began < 10
+
+
+def test_neither_times_of_files_nor_snakemakes_notes_matter(repository: Repository) -> None:
+    """A clone with pulled results has files in any order of times, and no .snakemake."""
+    for name in (".snakemake", "work", "logs"):
+        shutil.rmtree(repository.root / name)
+    paths = [path for name in ("data", "results", "reports") for path in (repository.root / name).rglob("*")]
+    random.Random(0).shuffle(paths)
+    for age, path in enumerate(paths):
+        os.utime(path, (1e9 + age, 1e9 + age))
+    assert repository.plan() == {}
+
+
+def _edit(path: str, text: str) -> Callable[[Repository], None]:
+    def change(repository: Repository) -> None:
+        with (repository.root / path).open("a") as file:
+            file.write(text)
+
+    return change
+
+
+def _suite(change: Callable[[Any], object]) -> Callable[[Repository], None]:
+    return lambda repository: repository.edit_suite(change)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        pytest.param(
+            _suite(lambda suite: suite["training"].update(images=704)),
+            {"train": 2, "sample": 2, "evaluate": 2, "report": 1},
+            id="training",
+        ),
+        pytest.param(
+            _suite(lambda suite: suite["experiments"]["fdm-ds-3"].update(overrides={"sampling": {"steps": 4}})),
+            {"sample": 1, "evaluate": 1, "report": 1},
+            id="sampling-of-one-experiment",
+        ),
+        pytest.param(
+            _suite(lambda suite: suite["evaluation"].update(kid_subsets=3)),
+            {"evaluate": 2, "report": 1},
+            id="evaluation",
+        ),
+        pytest.param(
+            _suite(lambda suite: suite.update(seeds=[0, 1])),
+            {"train": 2, "sample": 2, "evaluate": 2, "report": 1},
+            id="seed",
+        ),
+        pytest.param(_suite(lambda suite: suite.update(title="Other")), {"report": 1}, id="title"),
+        pytest.param(
+            _edit("fdm/sampling/solvers.py", "\nOTHER = 1\n"), {"sample": 2, "evaluate": 2, "report": 1}, id="code"
+        ),
+        pytest.param(_edit("fdm/sampling/solvers.py", "\n# a comment\n"), {}, id="comment"),
+        pytest.param(
+            lambda repository: repository.edit("params/datasets/digits8.yaml", lambda data: data.update(limit=1000)),
+            {"prepare": 1, "train": 2, "sample": 2, "evaluate": 2, "report": 1},
+            id="data",
+        ),
+    ],
+)
+@pytest.mark.parametrize("notes", [True, False], ids=["here", "clone"])
+def test_a_change_reruns_what_it_touches(
+    repository: Repository, change: Callable[[Repository], None], expected: dict[str, int], notes: bool
+) -> None:
+    if not notes:
+        if expected == {"report": 1}:
+            pytest.skip("the report has no record: a clone does not notice that only its title is old")
+        shutil.rmtree(repository.root / ".snakemake")
+    change(repository)
+    assert repository.plan() == expected
+
+
+def test_other_results_in_the_place_are_replaced(repository: Repository) -> None:
+    """As after ``git checkout`` and ``dvc checkout``: files of another run, which Snakemake knows nothing of."""
+    repository.run(
+        "fdm", "train", "smoke:ddpm", "--to", "results/smoke/ddpm/seed0", "--threads", "1", "-o", "training.lr=0.002"
+    )
+    assert repository.plan() == {"train": 1, "sample": 1, "evaluate": 1, "report": 1}
+
+
+def test_overrides_reach_every_step(repository: Repository) -> None:
+    said = repository.run("snakemake", "-n", "-p", "--config", "suite=smoke", "overrides=training.lr=0.002 sampling.steps=4")
+    for verb in ("train", "sample", "evaluate"):
+        assert f"fdm {verb} smoke:ddpm -o training.lr=0.002 -o sampling.steps=4 --seed 0" in said
+
+
+def _wait_for_training(driver: Any) -> psutil.Process:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for process in psutil.Process(driver.pid).children(recursive=True):
+            try:
+                words = process.cmdline()
+            except psutil.Error:
+                continue
+            if "train" in words and "fdm" in words[1]:
+                return process
+        time.sleep(0.02)
+    raise AssertionError("no training has started")
+
+
+def _model(root: Path) -> bytes:
+    return (root / TRAINING).with_name("model.safetensors").read_bytes()
+
+
+def test_a_killed_job_and_a_killed_driver(clone: Repository, finished: Finished) -> None:
+    command = ("snakemake", TRAINING, "--config", "suite=smoke")
+
+    driver = clone.start(*command)
+    _wait_for_training(driver).kill()
+    said, _ = driver.communicate(timeout=60)
+    assert driver.returncode != 0 and "Error in rule train" in said
+    assert not (clone.root / TRAINING).exists()
+
+    driver = clone.start(*command)
+    _wait_for_training(driver)
+    while not list(clone.root.glob("work/train-*/.lock")):
+        time.sleep(0.02)
+    driver.kill()
+    clone.run(*command)  # waits for the orphaned training, if it still runs
+    assert _model(clone.root) == _model(finished.root)
+
+
+def test_one_driver_at_a_time(clone: Repository) -> None:
+    first = clone.start("snakemake", TRAINING, "--config", "suite=smoke")
+    _wait_for_training(first)
+    said = clone.snakemake(status=None)
+    assert "another snakemake is at work in this folder" in said
+    first.communicate(timeout=120)
+    assert first.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["suite=smoek"], "did you mean 'smoke'?"),
+        (["siute=smoke"], "--config siute: unknown key; did you mean 'suite'?"),
+        (["suite=smoke", "overrides=trainin.images=1"], "unknown key 'trainin'; did you mean 'training'?"),
+    ],
+)
+def test_wrong_input_is_one_line(clone: Repository, arguments: list[str], message: str) -> None:
+    said = clone.run("snakemake", "--config", *arguments, status=None)
+    assert message in said
+    assert "Traceback" not in said
+
+
+def test_lint_and_format(clone: Repository) -> None:
+    clone.run("snakemake", "--lint")
+    clone.run("snakefmt", "--check", "Snakefile", "workflow")
+
+
+def test_no_rule_calls_dvc() -> None:
+    for path in [ROOT / "Snakefile", *(ROOT / "workflow/rules").glob("*.smk")]:
+        assert "dvc repro" not in path.read_text() and '"dvc ' not in path.read_text()
