@@ -113,7 +113,14 @@ def inception_weights(downloads: Path) -> Path:
         with tempfile.TemporaryDirectory() as folder:
             try:
                 found = fetch(Path(folder))
-            except (OSError, HTTPException, subprocess.SubprocessError, zipfile.BadZipFile, KeyError, ValueError) as error:
+            except (
+                OSError,
+                HTTPException,
+                subprocess.SubprocessError,
+                zipfile.BadZipFile,
+                KeyError,
+                ValueError,
+            ) as error:
                 failures.append(f"{source}: {_reason(error)}")
                 continue
             write_atomic(target, lambda part, found=found: shutil.copyfile(found, part))  # type: ignore[misc]

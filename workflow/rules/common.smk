@@ -1,0 +1,161 @@
+# Shared by all rules: the chosen suite, what is up to date, and the lock on the working tree.
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from snakemake.exceptions import WorkflowError
+
+from fdm.config import nearest
+from fdm.data import open_store
+from fdm.errors import UserError
+from fdm.experiment import identity, load_dataset, load_suite, source_version
+from fdm.runs import Run
+
+DEFAULTS = {"suite": "digits", "overrides": [], "threads": 1}
+for key in config:
+    if key not in DEFAULTS:
+        raise WorkflowError(f"--config {key}: unknown key{nearest(key, DEFAULTS)}; there are: {', '.join(DEFAULTS)}")
+config = {**DEFAULTS, **config}
+CHANGES = config["overrides"].split() if isinstance(config["overrides"], str) else list(config["overrides"])
+
+try:
+    SUITE = load_suite(str(config["suite"]), CHANGES)
+    DATASETS = {e.dataset.name: load_dataset(e.dataset.name, CHANGES) for e in SUITE.experiments.values()}
+except UserError as error:
+    raise WorkflowError(str(error)) from None
+RUNS = [(name, seed) for name in SUITE.experiments for seed in SUITE.seeds]
+
+
+def overrides(wildcards, input):
+    """For the shell. Not what Snakemake calls a changed parameter, as functions of `input` are not."""
+    return shlex.join(word for change in CHANGES for word in ("-o", change))
+
+
+# `fdm` comes from the environment that runs Snakemake, whether or not that is activated.
+os.environ.update(PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+
+
+wildcard_constraints:
+    suite=SUITE.name,
+    experiment="|".join(SUITE.experiments),
+    dataset="|".join(DATASETS),
+    seed=r"\d+",
+
+
+# When does a step run again? When the identity of what it would make now (parameters, code, data, and the same of the
+# steps before it) is not the one in the record of what it has made. Nothing else counts: `git clone` and `dvc pull` set
+# the times of files anew and know nothing of Snakemake's own notes (.snakemake/), and after `dvc checkout` these notes
+# are of other results. So inputs are `ancient`, which is never too new, and what is outdated is forced.
+def folder(name, seed):
+    return f"results/{SUITE.name}/{name}/seed{seed}"
+
+
+def wanted(step, name, seed):
+    """Identity of what a step would make now; None while the data are not prepared."""
+    try:
+        return getattr(Run(SUITE.experiments[name], int(seed)), f"{step}_identity")
+    except UserError:
+        return None
+
+
+def made(step, name, seed):
+    """Identity of what a step has made; None when there is nothing, "" when it cannot be read."""
+    path = Path(folder(name, seed), "manifest.json" if step == "evaluate" else f"{step}.json")
+    try:
+        record = json.loads(path.read_text())
+        return record["identities"]["evaluate"] if step == "evaluate" else record["identity"]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def data_outdated(dataset):
+    """Data are there, but damaged or of another description."""
+    path = Path("data", dataset)
+    # `flip` happens while training; the manifest does not hold it.
+    spec = DATASETS[dataset].model_dump(mode="json", exclude={"flip"})
+    try:
+        return path.exists() and open_store(path).manifest["spec"] != spec
+    except UserError:
+        return True
+
+
+def outdated(step, name, seed):
+    if data_outdated(SUITE.experiments[name].dataset.name):
+        return True
+    before, now = made(step, name, seed), wanted(step, name, seed)
+    return None not in (before, now) and before != now
+
+
+def unless(stale, *paths):
+    """``paths`` as an input: up to date whatever their times, or to be made again (as --forcerun does)."""
+    if not stale:
+        return [ancient(path) for path in paths]
+    workflow.dag.forcefiles.update(paths)
+    return list(paths)
+
+
+def data(*datasets):
+    """Input: manifests of prepared data."""
+    return [path for name in datasets for path in unless(data_outdated(name), f"data/{name}/manifest.json")]
+
+
+def files(step, name, seed, *names):
+    """Input: files that a step of a run makes."""
+    return unless(outdated(step, name, seed), *(f"{folder(name, seed)}/{file}" for file in names))
+
+
+def inputs(step, **earlier):
+    """Input of a step: the data, and files of earlier steps of the same run."""
+
+    def function(wildcards):
+        run = wildcards.experiment, wildcards.seed
+        files(step, *run, "manifest.json" if step == "evaluate" else f"{step}.json")  # forces the step, if it must be
+        paths = data(SUITE.experiments[wildcards.experiment].dataset.name)
+        return paths + [path for before, names in earlier.items() for path in files(before, *run, *names)]
+
+    return function
+
+
+def metrics(_):
+    """Input: the scores of every run."""
+    return [path for run in RUNS for path in files("evaluate", *run, "metrics.json")]
+
+
+def report_identity(wildcards=None):
+    titles = [SUITE.title, *(experiment.title for experiment in SUITE.experiments.values())]
+    runs = [wanted("evaluate", *run) or made("evaluate", *run) for run in RUNS]
+    return identity(titles, runs, source_version("report"))
+
+
+def report_page(_):
+    """Input: the report."""
+    record = Path("reports", SUITE.name, ".identity")
+    stale = record.parent.exists() and (not record.exists() or record.read_text().strip() != report_identity())
+    return unless(stale, f"reports/{SUITE.name}/index.html")
+
+
+def claim_working_tree():
+    """One driver at a time, and only once the jobs of a killed one have ended.
+
+    The kernel drops this lock with the process, however that ends: `snakemake --unlock` is never needed (the profile
+    switches Snakemake's own lock off).
+    """
+    global driver  # held until the process ends
+    driver = FileLock(".snakemake/driver.lock")
+    try:
+        driver.acquire(timeout=0)
+    except Timeout:
+        raise WorkflowError("another snakemake is at work in this folder; wait for it or end it") from None
+    for path in Path(os.environ.get("FDM_WORK", "work")).glob("**/.lock"):
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            print(f"waiting for a job that an earlier run left behind in {path.parent}", file=sys.stderr, flush=True)
+            lock.acquire()
+        lock.release()

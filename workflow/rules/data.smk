@@ -1,0 +1,16 @@
+rule prepare:
+    output:
+        manifest="data/{dataset}/manifest.json",
+    log:
+        "logs/data/{dataset}.log",
+    benchmark:
+        "logs/data/{dataset}.tsv"
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    params:
+        overrides=overrides,
+    message:
+        "prepare {wildcards.dataset}"
+    shell:
+        "fdm data {wildcards.dataset} {params.overrides} 2>&1 | tee {log}"

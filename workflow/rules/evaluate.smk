@@ -1,0 +1,24 @@
+rule evaluate:
+    input:
+        inputs("evaluate", train=["model.safetensors", "train.json"], sample=["samples.npy", "sample.json"]),
+    output:
+        metrics="results/{suite}/{experiment}/seed{seed}/metrics.json",
+        cost="results/{suite}/{experiment}/seed{seed}/cost.json",
+        record="results/{suite}/{experiment}/seed{seed}/manifest.json",
+    log:
+        "logs/{suite}/{experiment}/seed{seed}/evaluate.log",
+    benchmark:
+        "logs/{suite}/{experiment}/seed{seed}/evaluate.tsv"
+    threads: config["threads"]
+    resources:
+        mem_mb=3000,
+        runtime=120,
+    params:
+        experiment=f"{config['suite']}:{{experiment}}",
+        overrides=overrides,
+        to=subpath(output.record, parent=True),
+    message:
+        "evaluate {wildcards.experiment}, seed {wildcards.seed}"
+    shell:
+        "fdm evaluate {params.experiment} {params.overrides} --seed {wildcards.seed}"
+        " --to {params.to} --threads {threads} 2>&1 | tee {log}"
