@@ -21,23 +21,28 @@ reproduce: $(STAMP) ## Environment, then a whole suite with its report (SUITE=di
 .PHONY: environment
 environment: $(STAMP) ## Create or update .venv from requirements.lock
 
-# The first Python that fits. Whatever else is installed does not matter.
-$(STAMP): requirements.lock pyproject.toml
-	@python=$$(for p in python3.11 python3.12 python3; do \
-	    "$$p" -c 'import sys, venv; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && { echo "$$p"; break; }; \
-	done) || true; \
-	if [ -z "$$python" ]; then \
-	    echo "error: Python 3.11 or 3.12 with its venv module is needed; found: $$(python3 --version 2>&1 || true)" >&2; exit 1; fi; \
-	echo "Creating .venv with $$($$python --version): about 5.5 GB, 2 to 10 minutes, mostly PyTorch ..."; \
-	[ -x $(VENV)/bin/python ] || $$python -m venv $(VENV)
-	@pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	@pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+# The first Python that fits; whatever else is installed does not matter. Of pip's talk only what takes long is shown,
+# the rest is in .venv/pip.log, whose end follows a failure.
+PIP := pip install --disable-pip-version-check
+$(STAMP): requirements.lock
+	@for python in python3.11 python3.12 python3 none; do \
+	    "$$python" -c 'import sys, ensurepip; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && break; \
+	done; \
+	if [ "$$python" = none ]; then \
+	    echo "error: needs Python 3.11 or 3.12 with its venv module; python3 is $$(python3 --version 2>&1 || true)" >&2; exit 1; fi; \
+	echo "Setting up .venv with $$("$$python" --version): about 5.5 GB on disk, 2 to 10 minutes, mostly PyTorch"; \
+	[ -x $(VENV)/bin/pip ] || "$$python" -m venv $(VENV)
+	@$(PIP) --require-hashes -r requirements.lock 2>&1 | tee $(VENV)/pip.log | awk ' \
+	    /Downloading .*[0-9][0-9](\.[0-9])? [MG]B/ {print "  downloading", $$2, $$3, $$4; fflush()} \
+	    /^Installing/ {print "  unpacking, without a word for minutes"; fflush()}' \
+	    || { tail -n 30 $(VENV)/pip.log >&2; exit 1; }
+	@$(PIP) --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 	@echo "The environment is ready."
 
 .PHONY: test
 test: lint ## Checks and all tests (about 6 minutes on 2 cores)
-	pytest
+	OMP_NUM_THREADS=1 pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
 
 .PHONY: lint
 lint: $(STAMP) ## Style, types and workflow checks

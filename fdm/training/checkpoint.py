@@ -64,6 +64,6 @@ def restore_optimizer(model: nn.Module, optimizer: Optimizer, tensors: Mapping[s
         for key in ("step", "exp_avg", "exp_avg_sq"):
             tensor = tensors.get(f"optimizer.{key}.{name}")
             if tensor is not None:
-                # The step count stays on the CPU, as AdamW keeps it; the moments follow their parameter.
-                device = torch.device("cpu") if key == "step" else parameter.device
-                optimizer.state[parameter][key] = tensor.to(device)
+                # The step count stays on the CPU, as AdamW keeps it; the moments follow their parameter, layout included.
+                moment = tensor if key == "step" else torch.empty_like(parameter).copy_(tensor)
+                optimizer.state[parameter][key] = moment.detach()

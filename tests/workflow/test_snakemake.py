@@ -166,9 +166,11 @@ def test_a_killed_job_and_a_killed_driver(clone: Repository, finished: Finished)
     driver.kill()
     again = clone.start(*command)
     assert again.stdout
-    said = next(line for line in again.stdout if "waiting for" in line or "Nothing" in line or "Job" in line)
-    assert "waiting for a job that an earlier run left behind in work/train-" in said
-    training.resume()
+    try:
+        said = next(line for line in again.stdout if "waiting for" in line or " done" in line)
+        assert "waiting for a job that an earlier run left behind in work/train-" in said
+    finally:
+        training.resume()
     said, _ = again.communicate(timeout=120)
     assert again.returncode == 0, said
     assert _weights(clone.root) == _weights(finished.root)

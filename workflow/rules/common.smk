@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from snakemake.exceptions import WorkflowError
 
 from fdm.config import nearest
 from fdm.data import open_store
@@ -17,7 +16,7 @@ from fdm.runs import Run
 DEFAULTS = {"suite": "digits", "overrides": [], "threads": 1}
 for key in config:
     if key not in DEFAULTS:
-        raise WorkflowError(f"--config {key}: unknown key{nearest(key, DEFAULTS)}; there are: {', '.join(DEFAULTS)}")
+        sys.exit(f"error: --config {key}: unknown key{nearest(key, DEFAULTS)}; there are: {', '.join(DEFAULTS)}")
 config = {**DEFAULTS, **config}
 CHANGES = config["overrides"].split() if isinstance(config["overrides"], str) else list(config["overrides"])
 
@@ -25,7 +24,7 @@ try:
     SUITE = load_suite(str(config["suite"]), CHANGES)
     DATASETS = {e.dataset.name: load_dataset(e.dataset.name, CHANGES) for e in SUITE.experiments.values()}
 except UserError as error:
-    raise WorkflowError(str(error)) from None
+    sys.exit(f"error: {error}")
 RUNS = [(name, seed) for name in SUITE.experiments for seed in SUITE.seeds]
 
 
@@ -150,7 +149,7 @@ def claim_working_tree():
     try:
         driver.acquire(timeout=0)
     except Timeout:
-        raise WorkflowError("another snakemake is at work in this folder; wait for it or end it") from None
+        sys.exit("error: another snakemake is at work in this folder; wait for it or end it")
     for path in Path(os.environ.get("FDM_WORK", "work")).glob("**/.lock"):
         lock = FileLock(path)
         try:
