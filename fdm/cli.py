@@ -209,8 +209,6 @@ def _run(experiment, seed, to, override, device, threads):  # type: ignore[no-un
     from fdm.experiment import load_experiment
     from fdm.runs import Run
 
-    if device not in ("auto", "cpu", "cuda"):
-        raise UserError(f"--device {device}: must be auto, cpu or cuda")
     _set_threads(threads)
     return Run(load_experiment(experiment, override or ()), seed, device, to)
 

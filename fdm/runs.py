@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,17 +15,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from fdm.data import Store, open_store
+from fdm.device import choose, device_name
 from fdm.errors import UserError
-from fdm.evaluation.cost import flops_per_evaluation, peak_memory, sampling_flops, training_flops
+from fdm.evaluation.cost import flops_per_evaluation, sampling_flops, training_flops
 from fdm.experiment import Experiment, identity, source_version
 from fdm.networks.unet import UNet
 from fdm.processes import Process, build_process
 from fdm.progress import Progress
-from fdm.sampling import sampler
-from fdm.sampling.solvers import build_solver
+from fdm.sampling.sampler import network_denoiser
+from fdm.sampling.shards import draw_shard, finished_parts, merge_parts, shard_range
 from fdm.store import export, locked, provenance, record_of, root, run_folder, write_json
 from fdm.training.checkpoint import load_tensors
 
@@ -89,9 +88,7 @@ class Run:
     @cached_property
     def torch_device(self) -> torch.device:
         """The device to run on."""
-        if self.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return torch.device(self.device)
+        return choose(self.device)
 
     # -- the three verbs ---------------------------------------------------------------------------------------------
 
@@ -132,24 +129,26 @@ class Run:
         if record := self._done("sample", self.sample_identity, SAMPLE_FILES):
             return record
         config = self.experiment.sampling
-        wanted = sampler.shard_range(config.count, shard, shards)
+        wanted = shard_range(config.count, shard, shards)
         folder = run_folder("sample", self.sample_identity)
-        record = record_of(folder, "sample", self.sample_identity)
-        if not record:
-            with locked(
-                folder if shards == 1 else run_folder("sample", f"{self.sample_identity}/shard{shard}of{shards}")
-            ):
-                network, process = self.model()
-                self._draw_shard(network, process, folder, wanted)
-                parts = sampler.finished_parts(folder)
-                if sum(part.stop - part.start for part in parts) < config.count:
-                    return None
-                record = self._record("sample", self.sample_identity, self._merge(network, process, folder, parts))
-                write_json(folder / "sample.json", record)
+        if not record_of(folder, "sample", self.sample_identity):
+            network, process = self.model()
+            denoise = network_denoiser(network, self.torch_device)
+            with locked(folder, f"shard{shard + 1}of{shards}"):
+                title = f"sample {self.experiment.name} seed {self.seed}"
+                draw_shard(process, denoise, config, self.seed, wanted, folder, self.torch_device, title)
+            # Shards may end at the same time: one of them puts the parts together, the other finds it done.
+            with locked(folder, wait=True):
+                parts = finished_parts(folder)
+                if not record_of(folder, "sample", self.sample_identity):
+                    if sum(part.stop - part.start for part in parts) < config.count:
+                        return None
+                    outcome = merge_parts(process, denoise, config, self.seed, parts, folder, self.torch_device)
+                    write_json(folder / "sample.json", self._record("sample", self.sample_identity, outcome))
+                    for part in parts:
+                        part.path.unlink(missing_ok=True)
         self._export(folder, SAMPLE_FILES)
-        for part in sampler.finished_parts(folder):
-            part.path.unlink(missing_ok=True)
-        return record
+        return record_of(folder, "sample", self.sample_identity)
 
     def evaluate(self) -> dict[str, Any]:
         """Score the samples and count what they cost; returns the metrics."""
@@ -232,57 +231,6 @@ class Run:
 
     # -- helpers -----------------------------------------------------------------------------------------------------
 
-    def _draw_shard(self, network: nn.Module, process: Process, folder: Path, wanted: range) -> None:
-        config, device = self.experiment.sampling, self.torch_device
-        plan, solver = process.plan(config.steps), build_solver(config)
-        batches = list(sampler.missing_batches(wanted, sampler.finished_parts(folder), config.batch))
-        missing = sum(len(batch) for batch in batches)
-        title = f"sample {self.experiment.name} seed {self.seed}"
-        total, unit = len(wanted) * len(plan), len(plan)
-        with Progress(title, total, "img-steps", total - missing * unit) as bar:
-            for batch in batches:
-                began = sampler.stopwatch(device)
-                images = sampler.draw(
-                    process,
-                    sampler.network_denoiser(network, device),
-                    solver,
-                    plan,
-                    self.seed,
-                    batch,
-                    clip=config.clip,
-                    device=device,
-                    tick=lambda size=len(batch): bar.advance(size),  # type: ignore[misc]
-                )
-                sampler.save_part(folder, batch, images, sampler.stopwatch(device) - began)
-
-    def _merge(self, network: nn.Module, process: Process, folder: Path, parts: list[sampler.Part]) -> dict[str, Any]:
-        config = self.experiment.sampling
-        loaded = [part.load() for part in parts]
-        images = np.concatenate([images for images, _ in loaded])
-        with (folder / "samples.npy").open("wb") as file:
-            np.save(file, images)
-        sampler.save_grid(folder / "grid.png", images)
-        plan = process.plan(config.steps)
-        trajectory = sampler.Trajectory(plan)
-        sampler.draw(
-            process,
-            sampler.network_denoiser(network, self.torch_device),
-            build_solver(config),
-            plan,
-            self.seed,
-            range(min(sampler.TRAJECTORY_SAMPLES, config.count)),
-            clip=config.clip,
-            device=self.torch_device,
-            observe=trajectory,
-        )
-        trajectory.save(folder / "trajectory.npz")
-        return {
-            "count": len(images),
-            "seconds": sum(seconds for _, seconds in loaded),
-            "batch": config.batch,
-            "peak_memory_bytes": peak_memory(self.torch_device),
-        }
-
     def _cost(self, train: dict[str, Any], sample: dict[str, Any]) -> dict[str, Any]:
         network, process = self.model()
         per_stage = flops_per_evaluation(network, process)
@@ -356,14 +304,3 @@ class Run:
     def _export(self, folder: Path, names: tuple[str, ...]) -> None:
         if self.target:
             export(folder, names, self.target)
-
-
-def device_name(device: torch.device) -> str:
-    """The card's or the processor's name."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

@@ -53,11 +53,20 @@ def record_of(folder: Path, kind: str, identity: str) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the run for this process; a second process that wants the same run fails with one clear line."""
-    lock = FileLock(folder / ".lock")
+def locked(folder: Path, part: str = "", wait: bool = False) -> Iterator[None]:
+    """Hold a run, or a named part of it, for this process.
+
+    Args:
+        folder: the run's folder.
+        part: what to hold, if not all of it.
+        wait: wait for a process that holds it, instead of failing.
+
+    Raises:
+        UserError: another process holds it, or the folder may not be written.
+    """
+    lock = FileLock(folder / f"{part}.lock")
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=-1 if wait else 0)
     except Timeout:
         raise UserError(f"{folder}: another process is working on this run; wait for it or end it") from None
     except OSError as error:

@@ -14,7 +14,7 @@ from fdm.networks.unet import UNet
 from fdm.processes import Process, build_process
 from fdm.rng import sample_noise
 from fdm.runs import Run
-from fdm.sampling import sampler
+from fdm.sampling import sampler, shards
 from fdm.sampling.solvers import build_solver
 
 CHANGES = ["training.images=640", "sampling.count=64"]
@@ -44,18 +44,16 @@ def test_batches_and_shards_do_not_change_the_images(project: Path, name: str, s
     assert whole.shape == (64, 1, 8, 8) and torch.isfinite(whole).all() and whole.std() > 0.01
     assert float(whole.abs().max()) < 2
     for batch in (1, 7):
-        torch.testing.assert_close(
-            images(list(sampler.missing_batches(range(64), [], batch))), whole, rtol=0, atol=1e-4
-        )
-    shards = [sampler.shard_range(64, shard, 4) for shard in range(4)]
-    assert [index for shard in shards for index in shard] == list(range(64))
-    torch.testing.assert_close(images(shards), whole, rtol=0, atol=1e-4)
+        torch.testing.assert_close(images(list(shards.missing_batches(range(64), [], batch))), whole, rtol=0, atol=1e-4)
+    split = [shards.shard_range(64, shard, 4) for shard in range(4)]
+    assert [index for part in split for index in part] == list(range(64))
+    torch.testing.assert_close(images(split), whole, rtol=0, atol=1e-4)
 
 
 def test_noise_is_identical_not_only_close() -> None:
     whole = sample_noise(0, range(64), 3, (1, 8, 8))
     for batch in (1, 7):
-        parts = [sample_noise(0, group, 3, (1, 8, 8)) for group in sampler.missing_batches(range(64), [], batch)]
+        parts = [sample_noise(0, group, 3, (1, 8, 8)) for group in shards.missing_batches(range(64), [], batch)]
         assert torch.equal(torch.cat(parts), whole)
 
 
@@ -78,7 +76,7 @@ def test_shards_together_are_one_run(smoke: Path) -> None:
 def test_finished_batches_are_kept(smoke: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(load_experiment("smoke:ddpm", [*CHANGES, "sampling.batch=16"]), 0, "cpu", smoke / "out")
     run.train()
-    real, calls = sampler.draw, []
+    real, calls = shards.draw, []
 
     def draw(process, denoise, solver, plan, seed, samples, **keys):  # type: ignore[no-untyped-def]
         calls.append(samples)
@@ -86,7 +84,7 @@ def test_finished_batches_are_kept(smoke: Path, monkeypatch: pytest.MonkeyPatch)
             raise KeyboardInterrupt
         return real(process, denoise, solver, plan, seed, samples, **keys)
 
-    monkeypatch.setattr(sampler, "draw", draw)
+    monkeypatch.setattr(shards, "draw", draw)
     with pytest.raises(KeyboardInterrupt):
         run.sample()
     assert run.sample()
@@ -110,19 +108,19 @@ def test_outputs_are_as_documented(smoke: Path) -> None:
 
 def test_a_model_that_gives_nan_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not finite"):
-        sampler.save_part(tmp_path, range(2), torch.full((2, 1, 4, 4), torch.nan), 1.0)
+        shards.save_part(tmp_path, range(2), torch.full((2, 1, 4, 4), torch.nan), 1.0)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("shard", "shards"), [(4, 4), (-1, 2), (0, 0)])
-def test_no_such_shard(shard: int, shards: int) -> None:
+@pytest.mark.parametrize(("shard", "count"), [(4, 4), (-1, 2), (0, 0)])
+def test_no_such_shard(shard: int, count: int) -> None:
     with pytest.raises(UserError, match="numbered 1/N to N/N"):
-        sampler.shard_range(10, shard, shards)
+        shards.shard_range(10, shard, count)
 
 
 def test_overlapping_parts_count_once(tmp_path: Path) -> None:
     for start, stop in ((0, 4), (2, 6), (4, 8)):
-        sampler.save_part(tmp_path, range(start, stop), torch.zeros(stop - start, 1, 2, 2), 1.0)
-    parts = sampler.finished_parts(tmp_path)
+        shards.save_part(tmp_path, range(start, stop), torch.zeros(stop - start, 1, 2, 2), 1.0)
+    parts = shards.finished_parts(tmp_path)
     assert [(part.start, part.stop) for part in parts] == [(0, 4), (4, 8)]
-    assert list(sampler.missing_batches(range(10), parts, 3)) == [range(8, 10)]
+    assert list(shards.missing_batches(range(10), parts, 3)) == [range(8, 10)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Mapping
 
 import torch
@@ -33,10 +32,3 @@ def sampling_flops(per_stage: Mapping[int, int], plan: list[Event]) -> int:
 def training_flops(per_stage: Mapping[int, int], images: Mapping[int, int]) -> int:
     """FLOPs of training on so many images per stage: forward, and twice that for backward."""
     return sum(3 * per_stage[stage] * count for stage, count in images.items())
-
-
-def peak_memory(device: torch.device | str) -> int:
-    """Bytes at the peak: of the device's allocator on a GPU, of this process elsewhere."""
-    if torch.device(device).type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +12,11 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from fdm.data import to_uint8
-from fdm.errors import UserError
 from fdm.processes import Event, Jump, Move, Process
 from fdm.rng import sample_noise
 from fdm.sampling.solvers import Denoiser, Solver, State
 from fdm.store import write_atomic
 
-TRAJECTORY_SAMPLES = 8
 TRAJECTORY_FRAMES = 12
 
 Observer = Callable[[Move, State], None]
@@ -76,76 +71,6 @@ def draw(
     return state.z
 
 
-def shard_range(count: int, shard: int, shards: int) -> range:
-    """Sample indices of shard ``shard`` of ``shards`` (from 0); the shards partition range(count).
-
-    Raises:
-        UserError: no such shard.
-    """
-    if shards < 1 or not 0 <= shard < shards:
-        raise UserError(f"--shard {shard + 1}/{shards}: shards are numbered 1/N to N/N")
-    return range(shard * count // shards, (shard + 1) * count // shards)
-
-
-@dataclass(frozen=True)
-class Part:
-    """A finished stretch of samples on disk: ``part-<start>-<stop>.npz`` with images (uint8) and seconds."""
-
-    start: int
-    stop: int
-    path: Path
-
-    def load(self) -> tuple[np.ndarray, float]:
-        """Images (stop - start, C, H, W) and the seconds they took."""
-        with np.load(self.path, allow_pickle=False) as file:
-            return file["images"], float(file["seconds"])
-
-
-def finished_parts(folder: Path) -> list[Part]:
-    """Parts in ``folder``, in order, without overlaps."""
-    found = []
-    for path in folder.glob("part-*.npz"):
-        start, stop = map(int, path.stem.split("-")[1:])
-        found.append(Part(start, stop, path))
-    parts: list[Part] = []
-    for part in sorted(found, key=lambda part: (part.start, -part.stop)):
-        if not parts or part.start >= parts[-1].stop:
-            parts.append(part)
-    return parts
-
-
-def missing_batches(wanted: range, parts: Sequence[Part], batch: int) -> Iterator[range]:
-    """Stretches of at most ``batch`` indices of ``wanted`` that no part covers."""
-    position = wanted.start
-    gaps = []
-    for part in parts:
-        gaps.append(range(position, min(part.start, wanted.stop)))
-        position = max(position, part.stop)
-    gaps.append(range(position, wanted.stop))
-    for gap in gaps:
-        for start in range(gap.start, gap.stop, batch):
-            yield range(start, min(start + batch, gap.stop))
-
-
-def save_part(folder: Path, samples: range, images: Float[Tensor, "b c h w"], seconds: float) -> None:
-    """Write one finished batch atomically.
-
-    Raises:
-        UserError: the images are not finite, or the disk refuses.
-    """
-    if not torch.isfinite(images).all():
-        raise UserError(
-            f"{folder}: samples {samples.start}-{samples.stop} are not finite; the model did not train well"
-        )
-    array = to_uint8(images).cpu().numpy()
-
-    def write(path: Path) -> None:
-        with path.open("wb") as file:
-            np.savez(file, images=array, seconds=seconds)
-
-    write_atomic(folder / f"part-{samples.start:07d}-{samples.stop:07d}.npz", write)
-
-
 def save_grid(path: Path, images: np.ndarray, columns: int = 8) -> None:
     """A PNG of the first columns**2 images (N, C, H, W) uint8, row by row, with a two-pixel gap."""
     images = images[: columns * columns]
@@ -190,10 +115,3 @@ class Trajectory:
                 np.savez_compressed(file, t=np.array(self.times), stage=np.array(self.stages), **self.frames)
 
         write_atomic(path, write)
-
-
-def stopwatch(device: torch.device | str) -> float:
-    """Seconds of a monotonic clock, after the device has finished its work."""
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

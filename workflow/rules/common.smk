@@ -150,7 +150,7 @@ def claim_working_tree():
         driver.acquire(timeout=0)
     except Timeout:
         sys.exit("error: another snakemake is at work in this folder; wait for it or end it")
-    for path in Path(os.environ.get("FDM_WORK", "work")).glob("**/.lock"):
+    for path in Path(os.environ.get("FDM_WORK", "work")).glob("**/*.lock"):
         lock = FileLock(path)
         try:
             lock.acquire(timeout=0)

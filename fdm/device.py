@@ -1,0 +1,52 @@
+"""The machine a run is on: which device, its name, its memory and its clock."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import time
+from pathlib import Path
+
+import torch
+
+from fdm.errors import UserError
+
+
+def choose(name: str) -> torch.device:
+    """The device for "auto" (a GPU if there is one), "cpu" or "cuda".
+
+    Raises:
+        UserError: there is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name not in ("cpu", "cuda"):
+        raise UserError(f"--device {name}: must be auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch finds no GPU here; use cpu or auto")
+    return torch.device(name)
+
+
+def device_name(device: torch.device) -> str:
+    """The card's or the processor's name."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def peak_memory(device: torch.device | str) -> int:
+    """Bytes at the peak: of the device's allocator on a GPU, of this process elsewhere."""
+    if torch.device(device).type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def stopwatch(device: torch.device | str) -> float:
+    """Seconds of a monotonic clock, after the device has finished its work."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
