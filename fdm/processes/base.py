@@ -109,7 +109,7 @@ class Process(ABC):
 
     @abstractmethod
     def predict(self, output: Images, z: Images, t: float, stage: int, clip: bool) -> Prediction:
-        """Turn the network's output at state z into a prediction; ``clip`` limits the clean signal to [-1, 1]."""
+        """Turn the network's output at state z into a prediction; ``clip`` limits the signal to [-1, 1]."""
 
     @abstractmethod
     def signal(self, prediction: Prediction, t: float, stage: int) -> Images:

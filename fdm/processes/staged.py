@@ -173,14 +173,16 @@ class Staged(Process):
     def predict(self, output: Images, z: Images, t: float, stage: int, clip: bool) -> Prediction:
         level = self.level(t, stage)
         channels = z.shape[1]
-        clean = signal_from_output(self.config.target, output[:, :channels], z, level)
+        signal = signal_from_output(self.config.target, output[:, :channels], z, level)
         if not self._moves(stage, len(self.transforms)):
-            return Prediction(clean.clamp(-1, 1) if clip else clean)
+            return Prediction(signal.clamp(-1, 1) if clip else signal)
         if self.config.predict == "double":
             delta = output[:, channels:]
-            clean = clean + float(self.progress(t, stage)) * delta
-            return Prediction(clean.clamp(-1, 1) if clip else clean, delta)
-        clean = clean.clamp(-1, 1) if clip else clean
+            # The moving signal is clipped, as it is what the network sees: clipping x^k instead would turn errors of
+            # delta into a bias of x_t.
+            signal = signal.clamp(-1, 1) if clip else signal
+            return Prediction(signal + float(self.progress(t, stage)) * delta, delta)
+        clean = signal.clamp(-1, 1) if clip else signal
         return Prediction(clean, self.delta(clean, stage))
 
     def signal(self, prediction: Prediction, t: float, stage: int) -> Images:
