@@ -201,11 +201,13 @@ def test_parametrisations_of_the_standard_process(target: Any) -> None:
     torch.testing.assert_close(found.clean, x, rtol=0, atol=1e-12)
 
 
-def test_clipping_limits_the_clean_signal() -> None:
+def test_clipping_limits_the_signal() -> None:
     process = staged(8, 1, "box", 2, target="x")
     output = torch.full((1, 2, 8, 8), 3.0)
     prediction = process.predict(output, torch.zeros(1, 1, 8, 8), 0.25, 0, clip=True)
-    assert float(prediction.clean.max()) == 1.0
+    assert float(process.signal(prediction, 0.25, 0).max()) == 1.0
+    free = process.predict(output, torch.zeros(1, 1, 8, 8), 0.25, 0, clip=False)
+    assert float(process.signal(free, 0.25, 0).max()) == pytest.approx(3.0)
 
 
 @given(st.integers(1, 3), st.integers(3, 60))
