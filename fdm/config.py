@@ -104,7 +104,9 @@ class SamplingConfig(Frozen):
     steps: Positive = 100
     solver: Literal["ancestral", "ddim", "multistep2"] = "ancestral"
     eta: Fraction = Field(0.0, description="noise of the ddim solver: 0 deterministic, 1 ancestral")
-    clip: bool = Field(False, description="clip predicted signals to [-1, 1]: needed where eps is predicted, a bias elsewhere")
+    clip: bool = Field(
+        False, description="clip predicted signals to [-1, 1]: needed where eps is predicted, a bias elsewhere"
+    )
     batch: Positive = Field(64, description="images per network call; results do not depend on it")
 
 

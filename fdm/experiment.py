@@ -6,11 +6,9 @@ Building blocks live in ``params/{datasets,networks,methods}/<name>.yaml``.
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +29,6 @@ from fdm.discover import plugins
 from fdm.errors import UserError
 
 PARAMS = Path("params")
-DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 BLOCKS: dict[str, type[BaseModel]] = {
     "dataset": DatasetConfig,
     "network": NetworkConfig,
@@ -151,27 +148,6 @@ def identity(*parts: Any) -> str:
     """First 16 hex digits of the SHA-256 of the canonical JSON of ``parts``; models are dumped with every default."""
     plain = [part.model_dump(mode="json") if isinstance(part, BaseModel) else part for part in parts]
     return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
-
-
-@cache
-def source_version(*rooms: str) -> str:
-    """Digest of the code in ``fdm/<room>`` (a module or a package), blind to comments, docstrings and layout.
-
-    It is part of a run's identity, so that a change of meaning makes a new run and a change of wording does not.
-    """
-    root = Path(__file__).parent
-    digest = hashlib.sha256()
-    for room in rooms:
-        paths = sorted((root / room).rglob("*.py")) or [root / f"{room}.py"]
-        for path in paths:
-            tree = ast.parse(path.read_text())
-            for node in ast.walk(tree):
-                if isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
-                    node.body[0] = ast.Expr(ast.Constant(""))
-            # Source text, not ast.dump, and one kind of quote: the rest differs between Python 3.11 and 3.12.
-            text = ast.unparse(tree).replace('"', "'")
-            digest.update(f"{path.relative_to(root)}\n{text}\n".encode())
-    return digest.hexdigest()[:16]
 
 
 def json_schema() -> dict[str, Any]:

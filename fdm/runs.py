@@ -20,23 +20,21 @@ from fdm.data import Store, open_store
 from fdm.device import choose, device_name
 from fdm.errors import UserError
 from fdm.evaluation.cost import flops_per_evaluation, sampling_flops, training_flops
-from fdm.experiment import Experiment, identity, source_version
+from fdm.experiment import Experiment, identity
 from fdm.networks.unet import UNet
 from fdm.processes import Process, build_process
 from fdm.progress import Progress
 from fdm.sampling.sampler import network_denoiser
 from fdm.sampling.shards import draw_shard, finished_parts, merge_parts, shard_range
+from fdm.sources import source_version
 from fdm.store import export, locked, provenance, record_of, root, run_folder, write_json
 from fdm.training.checkpoint import load_tensors
 
 TRAIN_FILES = ("model.safetensors", "training.csv", "train.json")
 SAMPLE_FILES = ("samples.npy", "grid.png", "trajectory.npz", "sample.json")
 EVALUATE_FILES = ("metrics.json", "cost.json", "manifest.json")
-TRAIN_SOURCES = (
-    "config", "rng", "operators", "schedules", "transforms", "processes", "networks", "data/pixels", "training",
-)  # fmt: skip
-SAMPLE_SOURCES = ("sampling",)
-EVALUATE_SOURCES = ("evaluation/features", "evaluation/weights", "evaluation/scores", "evaluation/cost")
+SAMPLE_SOURCES = ("sampling/shards", "sampling/sampler", "sampling/solvers")
+EVALUATE_SOURCES = ("evaluation/scores", "evaluation/cost")
 
 
 @dataclass(frozen=True)
@@ -70,9 +68,10 @@ class Run:
     def train_identity(self) -> str:
         """Covers data, network, method, budget, seed and the code that trains."""
         e = self.experiment
-        return identity(
-            self.data.digest, e.dataset.flip, e.network, e.method, e.training, self.seed, source_version(*TRAIN_SOURCES)
-        )
+        method = e.method.model_dump(mode="json")
+        parts = [f"processes/{method['process']}", *(f"transforms/{t['kind']}" for t in method.get("transforms", ()))]
+        code = source_version("training/loop", "data/pixels", *(part.replace("-", "_") for part in parts))
+        return identity(self.data.digest, e.dataset.flip, e.network, e.method, e.training, self.seed, code)
 
     @cached_property
     def sample_identity(self) -> str:

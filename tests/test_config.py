@@ -10,7 +10,7 @@ import yaml
 from conftest import REPOSITORY
 
 from fdm.errors import UserError
-from fdm.experiment import experiment_from_dict, identity, json_schema, load_experiment, load_suite, source_version
+from fdm.experiment import experiment_from_dict, identity, json_schema, load_experiment, load_suite
 
 SUITES = sorted(path.stem for path in (REPOSITORY / "params/suites").glob("*.yaml"))
 
@@ -93,21 +93,6 @@ def test_identity_covers_values_not_names(project: Path) -> None:
     base, same = load_experiment("smoke:ddpm"), load_experiment("smoke:ddpm", ["training.lr=0.001", "title=Other"])
     other = load_experiment("smoke:ddpm", ["training.lr=0.002"])
     assert identity(base.training) == identity(same.training) != identity(other.training)
-
-
-def test_source_version_sees_meaning_not_wording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import fdm.experiment as module
-
-    (tmp_path / "room").mkdir()
-    monkeypatch.setattr(module, "__file__", str(tmp_path / "experiment.py"))
-
-    def version(text: str) -> str:
-        (tmp_path / "room/code.py").write_text(text)
-        return source_version.__wrapped__("room")
-
-    base = version('"""Doc."""\ndef f(x):\n    """Twice."""\n    return 2 * x\n')
-    assert base == version('"""Other."""\n\n# comment\ndef f(x):\n    """Double."""\n    return (2 * x)\n')
-    assert base != version('"""Doc."""\ndef f(x):\n    """Twice."""\n    return 3 * x\n')
 
 
 def test_schema_is_up_to_date() -> None:

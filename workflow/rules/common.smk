@@ -10,8 +10,9 @@ from filelock import FileLock, Timeout
 from fdm.config import nearest
 from fdm.data import open_store
 from fdm.errors import UserError
-from fdm.experiment import identity, load_dataset, load_suite, source_version
+from fdm.experiment import identity, load_dataset, load_suite
 from fdm.runs import Run
+from fdm.sources import source_version
 
 DEFAULTS = {"suite": "digits", "overrides": [], "threads": 1}
 for key in config:
