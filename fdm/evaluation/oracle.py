@@ -211,7 +211,9 @@ def verify(
         UserError: the process is not linear, so that there is no closed form.
     """
     if not process.linear:
-        raise UserError("the closed-form oracle needs a linear process; a learned transform is not one")
+        raise UserError(
+            "the closed-form oracle needs linear transforms and exact reverse steps: not a learned transform, not ihdm"
+        )
     errors = {
         n: relative_error(sample_covariance(process, solver, n, covariance, progress=progress), covariance)
         for n in steps
