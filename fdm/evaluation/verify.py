@@ -11,7 +11,7 @@ from rich.table import Table
 
 from fdm.config import SamplingConfig, nearest
 from fdm.errors import UserError
-from fdm.evaluation.oracle import calibration_images, image_covariance, verify
+from fdm.evaluation.oracle import calibration_images, image_covariance, require_linear, verify
 from fdm.experiment import Experiment, load_experiment, load_suite
 from fdm.processes import Process, build_process
 from fdm.progress import Progress
@@ -82,6 +82,8 @@ def verify_experiments(
     covariance = image_covariance(side, channels)
     rows = []
     processes = [verification_process(experiment, side, channels) for experiment in experiments]
+    for process in processes:
+        require_linear(process)
     chosen = [list(solvers or process.solvers) for process in processes]
     try:
         events = sum(
