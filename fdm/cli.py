@@ -135,7 +135,9 @@ def verify(
     steps: Annotated[
         list[int] | None, typer.Option(help="Numbers of evaluations; repeatable. Default 50, 200, 1000.")
     ] = None,
-    solver: Annotated[list[str] | None, typer.Option(help="Solvers; repeatable. Default: all three.")] = None,
+    solver: Annotated[
+        list[str] | None, typer.Option(help="Solvers; repeatable. Default: all that the method has.")
+    ] = None,
     side: Annotated[int, typer.Option(min=2, help="Side of the test images, pixels.")] = 16,
     channels: Annotated[int, typer.Option(help="1 or 3.")] = 1,
     override: Overrides = None,

@@ -102,7 +102,9 @@ class SamplingConfig(Frozen):
 
     count: Positive = 1000
     steps: Positive = 100
-    solver: Literal["ancestral", "ddim", "multistep2"] = "ancestral"
+    solver: Literal["ancestral", "ddim", "multistep2", "reverse-diffusion"] = Field(
+        "ancestral", description="reverse-diffusion exists for blur diffusion only"
+    )
     eta: Fraction = Field(0.0, description="noise of the ddim solver: 0 deterministic, 1 ancestral")
     clip: bool = Field(
         False, description="clip predicted signals to [-1, 1]: needed where eps is predicted, a bias elsewhere"

@@ -7,16 +7,21 @@ of the image.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import cached_property
+from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from scipy import fft
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 Images = Float[Tensor, "*batch n n"]
 Spectrum = Callable[[Tensor], Tensor]
+Boundary = Literal["zero", "reflect"]
 
 
 class Separable:
@@ -122,6 +127,83 @@ def _interpolation(size: int, out: int, antialias: bool) -> Separable:
     identity = torch.eye(size, dtype=torch.float64)[None, None]
     columns = interpolate(identity, size=(out, size), mode="bilinear", antialias=antialias, align_corners=False)
     return Separable(columns[0, 0])
+
+
+def identity(size: int) -> Separable:
+    """X -> X."""
+    return Separable(torch.eye(size, dtype=torch.float64))
+
+
+def gaussian(size: int, width: float, boundary: Boundary = "reflect") -> Separable:
+    """Convolution with a sampled Gaussian of standard deviation ``width`` pixels; symmetric.
+
+    Args:
+        boundary: what lies beyond the edge: zeros, or the mirror image (edge pixels repeated), which keeps constants.
+    """
+    # At nine standard deviations a tap is below 1e-17 of the central one.
+    radius = math.ceil(9 * width)
+    taps = torch.arange(-radius, radius + 1, dtype=torch.float64)
+    kernel = torch.exp(-0.5 * (taps / width).square())
+    return _convolution(size, kernel / kernel.sum(), boundary)
+
+
+def uniform(size: int, width: float, boundary: Boundary = "reflect") -> Separable:
+    """Convolution with a box of ``width`` >= 1 pixels; symmetric. Where the box ends inside a pixel, so much of it counts."""
+    if width < 1:
+        raise ValueError(f"a box of {width} pixels is narrower than one pixel")
+    half = (width - 1) / 2
+    radius = math.ceil(half)
+    taps = torch.arange(-radius, radius + 1, dtype=torch.float64).abs()
+    return _convolution(size, (half + 1 - taps).clamp(0, 1) / width, boundary)
+
+
+def dct_basis(size: int) -> Separable:
+    """V of X = V c V^T, c the orthonormal cosine transform: ``apply`` makes images, ``adjoint`` coefficients."""
+    return Separable(torch.from_numpy(fft.dct(np.eye(size), axis=0, norm="ortho")).mT)
+
+
+def dct_frequencies(size: int) -> Float[Tensor, "n n"]:
+    """(pi i / n)^2 + (pi j / n)^2: minus the Laplacian's eigenvalues, one for each coefficient of ``dct_basis``."""
+    squared = (math.pi * torch.arange(size, dtype=torch.float64) / size).square()
+    return squared[:, None] + squared[None, :]
+
+
+def heat(size: int, tau: float) -> Separable:
+    """The heat equation run for time tau >= 0: coefficient k of the cosine transform times exp(-(pi k / n)^2 tau).
+
+    It is the Gaussian blur of variance 2 tau with reflecting boundary, for continuous images; times add exactly.
+    """
+    basis = dct_basis(size).matrix
+    decay = torch.exp(-(math.pi * torch.arange(size, dtype=torch.float64) / size).square() * tau)
+    return Separable(basis @ (decay[:, None] * basis.mT))
+
+
+def eigenbasis(operator: Separable) -> tuple[Float[Tensor, "n n"], Separable]:
+    """Eigenvalues (n, n) and orthonormal eigenvectors of the two-dimensional operator of a symmetric matrix.
+
+    Raises:
+        ValueError: the matrix is not symmetric.
+    """
+    matrix = operator.matrix
+    if operator.rows != operator.columns or not torch.allclose(matrix, matrix.mT, rtol=0, atol=1e-12):
+        raise ValueError("only a symmetric operator has an orthonormal eigenbasis")
+    values, vectors = torch.linalg.eigh(matrix)
+    return values[:, None] * values[None, :], Separable(vectors)
+
+
+def _convolution(size: int, kernel: Float[Tensor, " taps"], boundary: Boundary) -> Separable:
+    """The matrix of a one-dimensional convolution with a symmetric kernel of odd length."""
+    radius = len(kernel) // 2
+    row = torch.arange(size).repeat_interleave(len(kernel))
+    column = row + torch.arange(-radius, radius + 1).repeat(size)
+    weight = kernel.repeat(size)
+    if boundary == "zero":
+        inside = (column >= 0) & (column < size)
+        row, column, weight = row[inside], column[inside], weight[inside]
+    else:
+        column = column % (2 * size)  # the mirrored image has period 2 n
+        column = torch.minimum(column, 2 * size - 1 - column)
+    return Separable(torch.zeros(size, size, dtype=torch.float64).index_put((row, column), weight, accumulate=True))
 
 
 def _check(size: int, factor: int) -> None:

@@ -198,6 +198,14 @@ def relative_error(found: Covariance, wanted: Covariance) -> float:
     return float(torch.linalg.norm(found - wanted) / torch.linalg.norm(wanted))
 
 
+def require_linear(process: Process) -> None:
+    """Raise UserError where there is no closed form."""
+    if not process.linear:
+        raise UserError(
+            "the closed-form oracle needs linear transforms and exact reverse steps: not a learned transform, not ihdm"
+        )
+
+
 def verify(
     process: Process,
     solver: Solver,
@@ -210,8 +218,7 @@ def verify(
     Raises:
         UserError: the process is not linear, so that there is no closed form.
     """
-    if not process.linear:
-        raise UserError("the closed-form oracle needs a linear process; a learned transform is not one")
+    require_linear(process)
     errors = {
         n: relative_error(sample_covariance(process, solver, n, covariance, progress=progress), covariance)
         for n in steps

@@ -11,13 +11,13 @@ from rich.table import Table
 
 from fdm.config import SamplingConfig, nearest
 from fdm.errors import UserError
-from fdm.evaluation.oracle import calibration_images, image_covariance, verify
+from fdm.evaluation.oracle import calibration_images, image_covariance, require_linear, verify
 from fdm.experiment import Experiment, load_experiment, load_suite
 from fdm.processes import Process, build_process
 from fdm.progress import Progress
 from fdm.sampling.solvers import build_solver
 
-SOLVERS = ("ancestral", "ddim", "multistep2")
+SOLVERS = ("ancestral", "ddim", "multistep2", "reverse-diffusion")
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def verify_experiments(
     side: int,
     channels: int,
 ) -> list[Row]:
-    """Run the oracle for every experiment and solver; progress on stderr.
+    """Run the oracle for every experiment and solver (none named: all that its process has); progress on stderr.
 
     Raises:
         UserError: nothing named, unknown solver, too few steps, or a process without a closed form.
@@ -81,15 +81,21 @@ def verify_experiments(
         )
     covariance = image_covariance(side, channels)
     rows = []
-    chosen = list(solvers or SOLVERS)
     processes = [verification_process(experiment, side, channels) for experiment in experiments]
+    for process in processes:
+        require_linear(process)
+    chosen = [list(solvers or process.solvers) for process in processes]
     try:
-        events = sum(len(process.plan(count)) for process in processes for count in steps)
+        events = sum(
+            len(names) * len(process.plan(count))
+            for process, names in zip(processes, chosen, strict=True)
+            for count in steps
+        )
     except ValueError as error:
         raise UserError(f"--steps: {error}") from None
-    with Progress("verify", len(chosen) * events, "steps") as bar:
-        for experiment, process in zip(experiments, processes, strict=True):
-            for name in chosen:
+    with Progress("verify", events, "steps") as bar:
+        for experiment, process, names in zip(experiments, processes, chosen, strict=True):
+            for name in names:
                 solver = build_solver(SamplingConfig.model_validate({"solver": name}))
                 try:
                     process.check_solver(name)

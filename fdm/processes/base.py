@@ -93,11 +93,13 @@ class Process(ABC):
     Attributes:
         stages: from the finest (0, next to data) to the coarsest.
         linear: whether the closed-form oracle applies.
+        solvers: names of the solvers that exist for it.
     """
 
     stages: tuple[Stage, ...]
     schedule: Schedule
     linear: bool = True
+    solvers: tuple[str, ...] = ("ancestral", "ddim", "multistep2")
 
     @abstractmethod
     def log_snr(self, t: Times, stage: int) -> Times:
@@ -133,6 +135,8 @@ class Process(ABC):
 
     def check_solver(self, solver: str) -> None:
         """Raise ValueError where ``solver`` does not exist for this process."""
+        if solver not in self.solvers:
+            raise ValueError(f"solver {solver} does not exist for this process; it has {', '.join(self.solvers)}")
 
     def level(self, t: Times | float, stage: int) -> Level:
         """Noise levels at times t (float64 whatever comes in); t = 0 is data: alpha = 1, sigma = 0."""
@@ -159,6 +163,17 @@ class Process(ABC):
             assert noise is not None
             z_s = z_s + eta * posterior * noise
         return z_s
+
+    def extrapolate(self, prediction: Prediction, earlier: Prediction, previous: Move, move: Move) -> Prediction:
+        """D = (1 + 1/(2r)) D_t - 1/(2r) D_prev, r = h_prev / h in lambda. [DPM++]"""
+        before, now, then = (
+            float(self.log_snr(torch.tensor(t, dtype=torch.float64), move.stage)) for t in (previous.t, move.t, move.s)
+        )
+        return prediction.extrapolate(earlier, (then - now) / (2 * (now - before)))
+
+    def reverse_diffusion(self, z: Images, prediction: Prediction, move: Move, *, noise: Images) -> Images:
+        """One step of the reverse stochastic differential equation, for processes that list ``reverse-diffusion``."""
+        raise ValueError("solver reverse-diffusion does not exist for this process")
 
     def plan(self, steps: int) -> list[Event]:
         """Moves and jumps from t = 1 to data with ``steps`` network evaluations.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from fdm.config import SamplingConfig
@@ -32,12 +31,14 @@ class Solver:
         name: as in the configuration.
         eta: share of the posterior's noise that is drawn anew.
         multistep: extrapolate predictions to second order inside a stage.
+        discretised: discretise the reverse stochastic differential equation in place of the exact reverse step.
         order: convergence order in the number of evaluations, as the oracle confirms it.
     """
 
     name: str
     eta: float
     multistep: bool = False
+    discretised: bool = False
     order: int = 1
 
     def advance(
@@ -50,18 +51,17 @@ class Solver:
         output = denoise(state.z, event.t, event.stage)
         prediction = process.predict(output, state.z, event.t, event.stage, clip)
         used = self._extrapolate(process, prediction, state, event) if self.multistep else prediction
-        z = process.reverse(state.z, used, event, eta=self.eta, noise=noise)
+        if self.discretised:
+            z = process.reverse_diffusion(state.z, used, event, noise=noise)
+        else:
+            z = process.reverse(state.z, used, event, eta=self.eta, noise=noise)
         return State(z, prediction, event)
 
     def _extrapolate(self, process: Process, prediction: Prediction, state: State, move: Move) -> Prediction:
-        """D = (1 + 1/(2r)) D_t - 1/(2r) D_prev, r = h_prev / h in lambda; first order after a jump and into data. [DPM++]"""
+        """The process's second-order prediction; first order after a jump and into data. [DPM++]"""
         if state.move is None or state.prediction is None or move.s == 0:
             return prediction
-        previous, now, then = (
-            float(process.log_snr(torch.tensor(t, dtype=torch.float64), move.stage))
-            for t in (state.move.t, move.t, move.s)
-        )
-        return prediction.extrapolate(state.prediction, (then - now) / (2 * (now - previous)))
+        return process.extrapolate(prediction, state.prediction, state.move, move)
 
 
 def build_solver(config: SamplingConfig) -> Solver:
@@ -70,4 +70,5 @@ def build_solver(config: SamplingConfig) -> Solver:
         "ancestral": Solver("ancestral", eta=1.0),
         "ddim": Solver("ddim", eta=config.eta),
         "multistep2": Solver("multistep2", eta=0.0, multistep=True, order=2),
+        "reverse-diffusion": Solver("reverse-diffusion", eta=1.0, discretised=True),
     }[config.solver]

@@ -1,0 +1,152 @@
+"""Inverse heat dissipation: the image is blurred, noise of one small strength only blurs the likelihood. [IHDM]
+
+u_k = A_k x + sigma eps with A_k the heat equation run to a blur of sigma_B(k) pixels, k = 0 … K. The network sees u_k and
+returns the step to the mean of u_{k-1}, that is A_{k-1} x - u_k, so it belongs to one number of steps, K. The sampler is
+u_{k-1} = u_k + network + delta noise; u_0 is free of noise. It starts from the law of u_K, which is that of the data's
+lowest frequencies: a Gaussian is fitted to them (the paper takes blurred training images).
+
+The closed-form oracle does not apply: delta is the same at any step and for all frequencies, so even the exact network does
+not reproduce a Gaussian law, and with K the network's task changes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from fdm import operators
+from fdm.config import Frozen, PositiveFloat
+from fdm.processes.base import Event, Example, Images, Move, Prediction, Process, Stage, Times
+
+
+class Config(Frozen):
+    """Blurs, noise in training and noise in sampling."""
+
+    process: Literal["ihdm"]
+    steps: Annotated[int, Field(ge=2)] = Field(200, description="K; sampling.steps must be the same")
+    blur_min: PositiveFloat = Field(0.5, description="standard deviation of the first blur, pixels")
+    blur_max: PositiveFloat = Field(
+        0.75, description="standard deviation of the last blur, as a share of the image's side"
+    )
+    sigma: PositiveFloat = Field(0.01, description="noise of the states")
+    delta: Annotated[float, Field(ge=0)] = Field(0.0125, description="noise of a sampling step")
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Config:
+        if self.sigma >= 1:
+            raise ValueError(f"sigma={self.sigma}: the noise must stay below the data's range")
+        return self
+
+
+class InverseHeat(Process):
+    """u_k = V (exp(-Lambda sigma_B(k)^2 / 2) V^T x) + sigma eps; sigma_B grows geometrically from k = 1 to K.
+
+    Args:
+        calibration: ``{"mean": […], "root": [[…]]}`` of the lowest frequencies at k = K, as ``calibrate`` found them.
+    """
+
+    linear = False
+    solvers = ("ancestral",)
+
+    def __init__(
+        self, config: Config, shape: tuple[int, int, int], calibration: Mapping[str, Any] | None = None
+    ) -> None:
+        side = shape[1]
+        widest = config.blur_max * side
+        if widest <= config.blur_min:
+            raise ValueError(f"blur_max={config.blur_max} of {side} pixels is not above blur_min={config.blur_min}")
+        self.config = config
+        self.basis = operators.dct_basis(side)
+        self.stages = (Stage(0, 0.0, 1.0, shape, outputs=shape[0], output_resolution=side),)
+        growth = torch.linspace(math.log(config.blur_min), math.log(widest), config.steps, dtype=torch.float64)
+        self.widths = torch.cat([torch.zeros(1, dtype=torch.float64), growth.exp()])
+        self._frequencies = operators.dct_frequencies(side)
+        # Frequencies whose data are not drowned in the noise of u_K.
+        self._kept = self.decay(torch.tensor(config.steps)) > config.sigma / 10
+        self._prior = calibration or {}
+
+    def decay(self, k: Tensor) -> Tensor:
+        """exp(-Lambda sigma_B(k)^2 / 2), shape (*k, n, n), float64."""
+        widths = self.widths.to(k.device)[k][..., None, None]
+        return torch.exp(-self._frequencies.to(k.device) * widths.square() / 2)
+
+    def blur(self, x: Images, k: Tensor) -> Images:
+        """A_k x; k is one integer, or one for each image."""
+        factors = self.decay(k).unsqueeze(-3).to(dtype=x.dtype, device=x.device)
+        return self.basis.apply(factors * self.basis.adjoint(x))
+
+    def index(self, t: Times | float) -> Tensor:
+        """k = ceil(t K), from 1 on; times on the grid k / K give k whatever their last bit."""
+        t = torch.as_tensor(t, dtype=torch.float64)
+        return torch.ceil(t * self.config.steps - 1e-6).clamp(1, self.config.steps).long()
+
+    def log_snr(self, t: Times, stage: int) -> Times:
+        return torch.full_like(t, -2 * math.log(self.config.sigma), dtype=torch.float64)
+
+    def calibrate(self, images: Images) -> Mapping[str, Any]:
+        """Mean and root covariance (noise included) of u_K's lowest frequencies, all channels together."""
+        blurred = self.blur(images.to(torch.float64), torch.tensor(self.config.steps))
+        found = self.basis.adjoint(blurred)[:, :, self._kept.to(images.device)].flatten(1).cpu()
+        mean = found.mean(0)
+        covariance = (found - mean).mT @ (found - mean) / len(found)
+        noise = self.config.sigma**2 * torch.eye(len(mean), dtype=torch.float64)
+        return {"mean": mean.tolist(), "root": torch.linalg.cholesky(covariance + noise).tolist()}
+
+    def prior(self, noise: Images) -> Images:
+        """u_K: the fitted Gaussian in the lowest frequencies, sigma noise in all others.
+
+        Raises:
+            ValueError: not calibrated.
+        """
+        if not self._prior:
+            raise ValueError("ihdm starts from the data's lowest frequencies: calibrate on data first")
+        mean, root = (
+            torch.tensor(self._prior[key], dtype=noise.dtype, device=noise.device) for key in ("mean", "root")
+        )
+        kept = self._kept.to(noise.device)
+        white = self.basis.adjoint(noise)
+        coefficients = self.config.sigma * white
+        low = mean + white[:, :, kept].flatten(1) @ root.mT
+        coefficients[:, :, kept] = low.unflatten(1, (noise.shape[1], -1))
+        return self.basis.apply(coefficients)
+
+    def example(self, x: Images, t: Times, stage: int, eps: Images) -> Example:
+        k = self.index(t)
+        z = self.blur(x, k) + self.config.sigma * eps
+        return Example(z, self.blur(x, k - 1) - z)
+
+    def predict(self, output: Images, z: Images, t: float, stage: int, clip: bool) -> Prediction:
+        """The clean signal is A_{k-1} x."""
+        mean = z + output
+        return Prediction(mean.clamp(-1, 1) if clip else mean)
+
+    def signal(self, prediction: Prediction, t: float, stage: int) -> Images:
+        return prediction.clean
+
+    def reverse(self, z: Images, prediction: Prediction, move: Move, *, eta: float, noise: Images | None) -> Images:
+        """u_{k-1} = A_{k-1} x + delta noise, and x itself at the end."""
+        if eta > 0 and move.s > 0:
+            assert noise is not None
+            return prediction.clean + eta * self.config.delta * noise
+        return prediction.clean
+
+    def jump(self, z: Images, prediction: Prediction, stage: int, noise: Images) -> Images:
+        raise ValueError("a process with one stage has no jumps")
+
+    def plan(self, steps: int) -> list[Event]:
+        """K moves.
+
+        Raises:
+            ValueError: another number of steps: the network predicts one step of length 1 / K.
+        """
+        if steps != self.config.steps:
+            raise ValueError(f"ihdm takes the {self.config.steps} steps it is trained for, not {steps}: set both alike")
+        return super().plan(steps)
+
+
+build = InverseHeat
