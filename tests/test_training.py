@@ -178,6 +178,12 @@ def test_damaged_checkpoints_are_named(tmp_path: Path) -> None:
     path = tmp_path / "state.safetensors"
     save_tensors(path, {"a": torch.arange(1000)}, {"identity": "me"})
     assert torch.equal(load_tensors(path, "me")[0]["a"], torch.arange(1000))
+    again = tmp_path / "again.safetensors"
+    for _ in range(5):
+        save_tensors(again, {"a": torch.arange(1000)}, {"identity": "me", "step": "3", "seconds": "1.0"})
+        first = again.read_bytes()
+        save_tensors(again, {"a": torch.arange(1000)}, {"seconds": "1.0", "step": "3", "identity": "me"})
+        assert again.read_bytes() == first
     with pytest.raises(UserError, match="belongs to another experiment"):
         load_tensors(path, "you")
     path.write_bytes(path.read_bytes()[:-100])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,7 +23,9 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
         UserError: no space or no permission; what was at ``path`` before is still there.
     """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomic(path, lambda part: save_file(plain, part, dict(metadata)))
+    # One key: the format keeps keys in no fixed order, and equal content should be equal bytes.
+    header = {"fdm": json.dumps(dict(metadata), sort_keys=True)}
+    write_atomic(path, lambda part: save_file(plain, part, header))
 
 
 def load_tensors(path: Path, identity: str) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -35,9 +38,9 @@ def load_tensors(path: Path, identity: str) -> tuple[dict[str, Tensor], dict[str
         raise UserError(f"{path}: no such checkpoint; run `fdm train` for this experiment and seed first")
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+            metadata = json.loads((file.metadata() or {}).get("fdm", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise UserError(
             f"{path}: truncated or damaged checkpoint ({error}); delete it to start this run again"
         ) from None
