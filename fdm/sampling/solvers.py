@@ -55,7 +55,7 @@ class Solver:
 
     def _extrapolate(self, process: Process, prediction: Prediction, state: State, move: Move) -> Prediction:
         """D = (1 + 1/(2r)) D_t - 1/(2r) D_prev, r = h_prev / h in lambda; first order after a jump and into data. [DPM++]"""
-        if state.move is None or state.prediction is None or move.s == 0:
+        if state.move is None or state.prediction is None or state.move.stage != move.stage or move.s == 0:
             return prediction
         previous, now, then = (
             float(process.log_snr(torch.tensor(t, dtype=torch.float64), move.stage))
