@@ -84,17 +84,27 @@ class Separable:
         """h(M^T M) x, shape (..., n, n); ``h`` maps eigenvalues (float64 tensor) to factors, elementwise."""
         return self._spectral(h, x, "V", self.columns)
 
+    def spread(self, h: Spectrum, noise: Images) -> Images:
+        """V [h(s_i^2 s_j^2) * noise] V^T, shape (..., n, n): of covariance h^2(M^T M) for white noise.
+
+        White noise stays white in the basis V, so that the first half of ``gram`` can be left out: two matrix products.
+        """
+        v = self._as("V", noise)
+        return v @ (self._factors(h, self.columns, noise) * noise) @ v.mT
+
     def cogram(self, h: Spectrum, y: Images) -> Images:
         """h(M M^T) y, shape (..., m, m)."""
         return self._spectral(h, y, "U", self.rows)
 
     def _spectral(self, h: Spectrum, x: Images, basis: str, size: int) -> Images:
+        b = self._as(basis, x)
+        return b @ (self._factors(h, size, x) * (b.mT @ x @ b)) @ b.mT
+
+    def _factors(self, h: Spectrum, size: int, like: Images) -> Images:
         values = torch.zeros(size, dtype=torch.float64)
         found = self._svd[1]
         values[: len(found)] = found.square()
-        factors = h(values[:, None] * values[None, :]).to(dtype=x.dtype, device=x.device)
-        b = self._as(basis, x)
-        return b @ (factors * (b.mT @ x @ b)) @ b.mT
+        return h(values[:, None] * values[None, :]).to(dtype=like.dtype, device=like.device)
 
     def __matmul__(self, first: Separable) -> Separable:
         """Composition: (self @ first).apply(x) = self.apply(first.apply(x))."""

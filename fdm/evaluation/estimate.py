@@ -52,16 +52,18 @@ def print_estimate(experiment: Experiment, console: Console | None = None) -> No
     ):
         table.add_column(name, justify="left" if name in ("stage", "t", "state") else "right")
     training = sampling = 0.0
+    frequencies = sum(stage.frequency for stage in process.stages)
     for stage, count in zip(process.stages, evaluations, strict=True):
         z = torch.zeros(batch, *stage.shape)
         train, infer = _seconds(network, z, stage.index, True) / batch, _seconds(network, z, stage.index, False) / batch
-        training += stage.length * train * experiment.training.images
+        share = stage.frequency / frequencies
+        training += share * train * experiment.training.images
         sampling += count * infer
         table.add_row(
             str(stage.index),
             f"{stage.start:.3f} – {stage.end:.3f}",
             "×".join(map(str, stage.shape)),
-            f"{stage.length:.0%}",
+            f"{share:.0%}",
             str(count),
             f"{per_stage[stage.index] / 1e6:,.1f}",
             f"{1 / train:,.0f}",

@@ -142,7 +142,7 @@ def sample_covariance(
     plan = process.plan(steps)
     for event, following in zip(plan, [*plan[1:], None], strict=True):
         keep = following is not None and (solver.multistep or isinstance(following, Jump))
-        after_side = process.stages[event.stage - isinstance(event, Jump)].shape[1]
+        after_side = process.shape_after(event)[1]
         basis = torch.eye(after_side**2, dtype=torch.float64).expand(channels, -1, -1)
 
         def step(columns: Tensor, noise: Tensor, event: Event, side: int, previous: Move | None, keep: bool) -> Tensor:
@@ -154,7 +154,7 @@ def sample_covariance(
         half = step(joint, still, event, side, previous, keep)
         still = to_images(torch.zeros(channels, after_side**2, half.shape[1], dtype=torch.float64), after_side)
         moved = step(half.mT, still, event, side, previous, keep)
-        if solver.eta > 0 or isinstance(event, Jump):
+        if process.needs_noise(event, solver.eta):
             nothing = torch.zeros(channels, joint.shape[1], after_side**2, dtype=torch.float64)
             injected = step(nothing, to_images(basis, after_side), event, side, previous, keep)
             moved = moved + injected @ injected.mT

@@ -38,18 +38,31 @@ class Stage:
     """Channels of the network's output."""
     output_resolution: int
     """Side of the network's output; the state's own side except where a step raises the resolution."""
+    weight: float | None = None
+    """Relative frequency of training steps at this stage where it is not the length."""
 
     @property
     def length(self) -> float:
         return self.end - self.start
 
+    @property
+    def frequency(self) -> float:
+        """Of training steps at this stage, relative to the other stages."""
+        return self.length if self.weight is None else self.weight
+
+    @property
+    def result(self) -> tuple[int, int, int]:
+        """Shape of the state after a move: a step that raises the resolution ends at the output's."""
+        return (self.shape[0], self.output_resolution, self.output_resolution)
+
 
 @dataclass(frozen=True)
 class Example:
-    """A training pair: what the network sees and what it should return."""
+    """A training pair: what the network sees and what it should return; ``weight`` (B,) of each pair in the loss, or None."""
 
     z: Images
     target: Images
+    weight: Times | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +82,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Move:
-    """One network evaluation: from time t to s < t inside a stage."""
+    """One network evaluation: from time t to s < t inside a stage, or on into the next where the stage raises the resolution."""
 
     stage: int
     t: float
@@ -125,9 +138,10 @@ class Process(ABC):
         """Clean signals x^0 … x^K of data x, one per stage."""
         return [x]
 
-    def loss(self, output: Images, target: Images) -> Tensor:
-        """Mean squared error, a scalar."""
-        return (output - target).square().mean()
+    def loss(self, output: Images, target: Images, weight: Times | None = None) -> Tensor:
+        """Mean squared error, a scalar; ``weight`` is that of the example."""
+        squared = (output - target).square()
+        return squared.mean() if weight is None else (per_image(weight, squared) * squared).mean()
 
     def calibrate(self, images: Images) -> Mapping[str, Any]:
         """Measure on data (B, C, H, W) what the process needs to know about it; JSON-able, {} where nothing."""
@@ -142,6 +156,16 @@ class Process(ABC):
         """Noise levels at times t (float64 whatever comes in); t = 0 is data: alpha = 1, sigma = 0."""
         t = torch.as_tensor(t, dtype=torch.float64)
         return Level.of(torch.where(t > 0, self.log_snr(t, stage), math.inf))
+
+    def shape_after(self, event: Event) -> tuple[int, int, int]:
+        """Shape of the state that ``event`` leaves, which is also that of its noise."""
+        return self.stages[event.stage - 1].shape if isinstance(event, Jump) else self.stages[event.stage].result
+
+    def needs_noise(self, event: Event, eta: float) -> bool:
+        """Whether ``event`` draws noise: a jump, a step that raises the resolution, or one with eta > 0; never one into data."""
+        if isinstance(event, Jump):
+            return True
+        return event.s > 0 and (eta > 0 or self.stages[event.stage].result != self.stages[event.stage].shape)
 
     def prior(self, noise: Images) -> Images:
         """State at t = 1: pure noise, since alpha is negligible there."""
@@ -183,13 +207,7 @@ class Process(ABC):
         Raises:
             ValueError: fewer steps than stages.
         """
-        if steps < len(self.stages):
-            raise ValueError(f"{steps} steps cannot cover {len(self.stages)} stages; every stage needs at least one")
-        shares = [stage.length * (steps - len(self.stages)) for stage in self.stages]
-        counts = [1 + math.floor(share) for share in shares]
-        by_remainder = sorted(range(len(shares)), key=lambda k: (math.floor(shares[k]) - shares[k], k))
-        for k in by_remainder[: steps - sum(counts)]:
-            counts[k] += 1
+        counts = allot([stage.length for stage in self.stages], steps)
         events: list[Event] = []
         for stage, count in zip(reversed(self.stages), reversed(counts), strict=True):
             times = [stage.end + (stage.start - stage.end) * n / count for n in range(count + 1)]
@@ -214,6 +232,22 @@ def build_process(
     module = plugins("processes")[config.process]  # type: ignore[attr-defined]
     process: Process = module.build(config, (channels, resolution, resolution), calibration)
     return process
+
+
+def allot(lengths: Sequence[float], steps: int) -> list[int]:
+    """``steps`` evaluations shared out by length (largest remainders), at least one to each.
+
+    Raises:
+        ValueError: fewer steps than lengths.
+    """
+    if steps < len(lengths):
+        raise ValueError(f"{steps} steps cannot cover {len(lengths)} stages; every stage needs at least one")
+    shares = [length * (steps - len(lengths)) for length in lengths]
+    counts = [1 + math.floor(share) for share in shares]
+    by_remainder = sorted(range(len(shares)), key=lambda k: (math.floor(shares[k]) - shares[k], k))
+    for k in by_remainder[: steps - sum(counts)]:
+        counts[k] += 1
+    return counts
 
 
 def per_image(values: Tensor, like: Images) -> Tensor:

@@ -190,12 +190,12 @@ class Staged(Process):
             return prediction.clean
         return prediction.clean - float(self.progress(t, stage)) * prediction.delta
 
-    def loss(self, output: Images, target: Images) -> Tensor:
+    def loss(self, output: Images, target: Images, weight: Times | None = None) -> Tensor:
         channels = self.stages[0].shape[0]
         if output.shape[1] == channels:
-            return super().loss(output, target)
-        signal = super().loss(output[:, :channels], target[:, :channels])
-        return signal + self.config.delta_weight * super().loss(output[:, channels:], target[:, channels:])
+            return super().loss(output, target, weight)
+        signal = super().loss(output[:, :channels], target[:, :channels], weight)
+        return signal + self.config.delta_weight * super().loss(output[:, channels:], target[:, channels:], weight)
 
     def jump(self, z: Images, prediction: Prediction, stage: int, noise: Images) -> Images:
         """From the start of ``stage`` to the end of ``stage - 1``; no network evaluation.

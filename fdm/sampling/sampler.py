@@ -12,7 +12,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from fdm.processes import Event, Jump, Move, Process
+from fdm.processes import Event, Move, Process
 from fdm.rng import sample_noise
 from fdm.sampling.solvers import Denoiser, Solver, State
 from fdm.store import write_atomic
@@ -59,9 +59,8 @@ def draw(
 
     state = State(process.prior(noise(0, process.stages[-1].shape)))
     for number, event in enumerate(plan, start=1):
-        into = event.stage - 1 if isinstance(event, Jump) else event.stage
-        needed = isinstance(event, Jump) or (solver.eta > 0 and event.s > 0)
-        fresh = noise(number, process.stages[into].shape) if needed else torch.zeros(())
+        needed = process.needs_noise(event, solver.eta)
+        fresh = noise(number, process.shape_after(event)) if needed else torch.zeros(())
         before = state
         state = solver.advance(process, denoise, state, event, fresh, clip=clip)
         if observe and isinstance(event, Move):

@@ -58,8 +58,8 @@ class Solver:
         return State(z, prediction, event)
 
     def _extrapolate(self, process: Process, prediction: Prediction, state: State, move: Move) -> Prediction:
-        """The process's second-order prediction; first order after a jump and into data. [DPM++]"""
-        if state.move is None or state.prediction is None or move.s == 0:
+        """The process's second-order prediction; first order after a jump or another stage, and into data. [DPM++]"""
+        if state.move is None or state.prediction is None or state.move.stage != move.stage or move.s == 0:
             return prediction
         return process.extrapolate(prediction, state.prediction, state.move, move)
 

@@ -1,6 +1,6 @@
 """The training loop of every denoiser.
 
-Each step is one stage (one resolution), drawn with probability proportional to its length, and everything random in it is
+Each step is one stage (one resolution), drawn with probability proportional to its frequency (its length), and everything random in it is
 a function of (seed, step). A run that was interrupted at any moment and started again therefore ends in the same weights.
 """
 
@@ -56,7 +56,7 @@ class Trainer:
             self.network.parameters(), self.config.lr, self.config.betas, weight_decay=self.config.weight_decay
         )
         self.model, self.optimizer = fabric.setup(self.network, optimizer)
-        self._shares = torch.tensor([stage.length for stage in process.stages], dtype=torch.float64)
+        self._shares = torch.tensor([stage.frequency for stage in process.stages], dtype=torch.float64)
 
     @torch.no_grad()
     def _update_average(self, averages: Sequence[Tensor], values: Sequence[Tensor], count: Tensor | int) -> None:
@@ -96,7 +96,7 @@ class Trainer:
             rows = slice(part * micro, (part + 1) * micro)
             example = self.process.example(x[rows], t[rows], stage_index, eps[rows])
             output = self.model(example.z, t[rows], stage_index)
-            loss = self.process.loss(output.float(), example.target) / config.accumulate
+            loss = self.process.loss(output.float(), example.target, example.weight) / config.accumulate
             self.fabric.backward(loss)
             total += loss.detach()
         norm = self.fabric.clip_gradients(
