@@ -148,6 +148,8 @@ def test_ancestral_step_is_gaussian_conditioning(process: FrequencyProcess, a: f
     channels, side, _ = process.stages[0].shape
     x, z = images(2, channels, side), images(2, channels, side, 1)
     now, then = process.spectrum(t), process.spectrum(s)
+    # A step deblurs by the ratio of levels, and rounding errors with it.
+    assume(float((then.log_alpha - now.log_alpha).max()) < math.log(1e5))
     forward = dense(process, (now.log_alpha - then.log_alpha).exp())
     cov_s, cov_t = (dense(process, level.sigma.square()) for level in (then, now))
     added = cov_t - forward @ cov_s @ forward
@@ -188,11 +190,14 @@ def test_the_network_target_determines_the_signal(process: FrequencyProcess, t: 
 @given(frequency_processes, times, times)
 def test_extrapolation_of_a_constant_changes_nothing(process: FrequencyProcess, a: float, b: float) -> None:
     s, t = min(a, b), max(a, b)
-    assume(t - s > 1e-2 and t < 0.99)
+    assume(t - s > 1e-2 and t < 0.97)
     x = images(2, *process.stages[0].shape[:2])
-    early, late = (Prediction(process.filter(process.spectrum(time).attenuation, x)) for time in (1.0, t))
-    found = process.extrapolate(late, early, Move(0, 1.0, t), Move(0, t, s))
-    torch.testing.assert_close(found.clean, late.clean, rtol=0, atol=1e-6)
+    early, late = (Prediction(process.filter(process.spectrum(time).attenuation, x)) for time in (t + 0.02, t))
+    earlier, now, then = (process.spectrum(time) for time in (t + 0.02, t, s))
+    assume(float((now.log_alpha - earlier.log_alpha).max()) < math.log(1e3))
+    found = process.extrapolate(late, early, Move(0, t + 0.02, t), Move(0, t, s))
+    weight = float(((then.log_snr - now.log_snr) / (now.log_snr - earlier.log_snr)).max())
+    torch.testing.assert_close(found.clean, late.clean, rtol=0, atol=1e-11 * (1 + weight))
 
 
 @given(blur_diffusions, st.integers(1, 999), st.integers(1, 300))

@@ -25,7 +25,8 @@ from fdm.processes import Move, Prediction, build_process
 from fdm.processes.gaussian import Config as GaussianConfig
 from fdm.processes.levels import ResolutionSchedule, down_sampling, level_sides
 from fdm.processes.scale_space import Config, ScaleSpace
-from fdm.sampling.sampler import draw, missing_batches, network_denoiser, shard_range
+from fdm.sampling.sampler import draw, network_denoiser
+from fdm.sampling.shards import missing_batches, shard_range
 from fdm.sampling.solvers import Solver, build_solver
 from fdm.training.loop import Trainer
 

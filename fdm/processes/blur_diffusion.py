@@ -8,6 +8,7 @@ Between t = (i - 1) / N and t = i / N both F and log alpha_bar are linear in t: 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -57,7 +58,7 @@ def exponents(kind: Kind, strength: float, count: int) -> Tensor:
     if kind in powers:
         return strength * u ** powers[kind]
     if kind == "log":
-        return strength * torch.log(i.clamp_min(1)) / torch.log(torch.tensor(float(count)))
+        return strength * torch.log(i.clamp_min(1)) / math.log(count)
     return strength * torch.minimum(2 * u, 2 - 2 * u)
 
 
