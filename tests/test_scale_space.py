@@ -375,8 +375,8 @@ EQUAL = {"levels": 2, "resolution_schedule": {"kind": "equal"}}
 
 @pytest.mark.parametrize("keys", [EQUAL, {**EQUAL, "operator": "bilinear"}, {"levels": 3}])
 def test_the_floor_is_the_covariance_that_the_jumps_drop(keys: dict[str, Any]) -> None:
-    errors = {n: error("ancestral", n, 4, **keys) for n in (250, 500)}
-    assert 2 * errors[500] - errors[250] == pytest.approx(floor(4, **keys), rel=0.05)
+    errors = {n: error("ancestral", n, 4, **keys) for n in (500, 1000)}
+    assert 2 * errors[1000] - errors[500] == pytest.approx(floor(4, **keys), rel=0.05)
 
 
 def test_the_published_jumps_stop_at_a_floor_and_ours_do_not() -> None:
@@ -446,7 +446,7 @@ def test_the_loss_falls_below_that_of_predicting_the_mean(smoke: Path, name: str
             output = network(example.z.float(), t.float(), stage.index).double()
         constant = example.target.mean(0, keepdim=True).expand_as(output)
         mine, best = (float(process.loss(y, example.target, example.weight)) for y in (output, constant))
-        assert mine < 0.9 * best, (stage.index, mine, best)
+        assert mine < 0.95 * best, (stage.index, mine, best)
 
 
 @pytest.mark.parametrize("solver", ["ancestral", "ddim", "multistep2"])
