@@ -1,0 +1,46 @@
+"""docs/adding-a-method.md, followed to the letter in a copy of the package."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from conftest import REPOSITORY
+
+
+def test_the_document_works(tmp_path: Path, digits8: Path) -> None:
+    for name in ("fdm", "params"):
+        shutil.copytree(REPOSITORY / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(digits8, tmp_path / "data")
+    text = (REPOSITORY / "docs/adding-a-method.md").read_text()
+    files = re.findall(r"`((?:fdm|params)/[\w/.-]+)`:\n\n```\w+\n(.*?)```", text, re.S)
+    assert [name for name, _ in files] == [
+        "fdm/transforms/pixelate.py",
+        "params/methods/fdm-pixelate.yaml",
+        "params/suites/pixelate.yaml",
+    ]
+    for name, content in files:
+        assert not (tmp_path / name).exists()
+        (tmp_path / name).write_text(content)
+
+    def fdm(*words: str) -> str:
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+        result = subprocess.run(
+            [sys.executable, "-m", "fdm", *words], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    commands = re.findall(r"^fdm (.*)$", text, re.M)
+    assert len(commands) == 2
+    assert "1×8×8" in fdm(*commands[0].split())
+    assert "converges" in fdm(*commands[1].split())
+    run = ["pixelate:fdm-pixelate", "--to", "results/pixelate/fdm-pixelate/seed0"]
+    for verb in ("train", "sample", "evaluate"):
+        fdm(verb, *run)
+    assert (tmp_path / "results/pixelate/fdm-pixelate/seed0/metrics.json").exists()
+    assert "transform-pixelate" in fdm("show", "--schema")
