@@ -13,6 +13,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -53,13 +54,16 @@ def record_of(folder: Path, kind: str, identity: str) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the run for this process; a second process that wants the same run fails with one clear line."""
+def locked(folder: Path, wait: bool = False) -> Iterator[None]:
+    """Hold the run for this process; a second process that wants the same run fails with one clear line, or waits."""
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise UserError(f"{folder}: another process is working on this run; wait for it or end it") from None
+        if not wait:
+            raise UserError(f"{folder}: another process is working on this run; wait for it or end it") from None
+        print(f"{folder}: waiting for another process that works on this run", file=sys.stderr, flush=True)
+        lock.acquire()
     except OSError as error:
         raise UserError(f"{folder}: cannot lock the run folder: {error.strerror}") from None
     try:

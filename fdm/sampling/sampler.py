@@ -73,7 +73,7 @@ def draw(
             observe(event, State(before.z, state.prediction, event))
         if tick:
             tick()
-    return state.z
+    return process.finish(state.z)
 
 
 def shard_range(count: int, shard: int, shards: int) -> range:
