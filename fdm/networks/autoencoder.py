@@ -202,7 +202,7 @@ class Autoencoder(nn.Module):
     @property
     def last_layer(self) -> nn.Parameter:
         """Weights of the decoder's last convolution, where VQGAN balances its losses."""
-        return cast(nn.Conv2d, self.decoder[-1]).weight
+        return cast(nn.Parameter, cast(nn.Conv2d, self.decoder[-1]).weight)
 
     def forward(self, x: Features) -> tuple[Features, Code]:
         """Reconstruction and code of images x, for training: a VAE draws its latent, a codebook moves."""
