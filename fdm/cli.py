@@ -62,6 +62,36 @@ def data(
 
 
 @app.command()
+def pretrain(
+    experiments: Annotated[list[str], typer.Argument(metavar="EXPERIMENT...", help="SUITE:NAME, any number.")],
+    seed: Seed = 0,
+    to: Target = None,
+    override: Overrides = None,
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """Train the autoencoders that experiments with latent signals need; run the same command again to resume.
+
+    Experiments that need the same one share it; those that need none are passed over. --to takes one experiment.
+
+    Example: fdm pretrain latent:fdm-vqvae --to results/latent/fdm-vqvae/seed0
+    """
+    if to and len(experiments) > 1:
+        raise UserError(f"--to {to}: name one experiment, not {len(experiments)}; each has a folder of its own")
+    for experiment in experiments:
+        record = _run(experiment, seed, to, override, device, threads).pretrain()
+        if record is None:
+            _say(f"{experiment}: needs no autoencoder")
+            continue
+        metrics = record["metrics"]
+        use = f", {metrics['codebook_use']:.0%} of the codes used" if "codebook_use" in metrics else ""
+        _say(
+            f"{experiment} seed {seed}: autoencoder of {record['images']:,} images in {record['seconds']:.0f} s, "
+            f"PSNR {metrics['psnr']:.2f} dB on {metrics['count']:,} held-out images{use} (run {record['identity']})"
+        )
+
+
+@app.command()
 def train(
     experiment: Reference,
     seed: Seed = 0,

@@ -70,6 +70,73 @@ class NetworkConfig(Frozen):
         return self
 
 
+class AutoencoderConfig(Frozen):
+    """A small convolutional autoencoder (``fdm.networks.autoencoder``) and the budget of its pretraining.
+
+    Losses are means per pixel or per latent element, so that their weights do not depend on sizes.
+    """
+
+    kind: Literal["vae", "vqvae", "vqgan"]
+    factor: Annotated[int, Field(ge=2)] = Field(4, description="pixels per latent and axis; a power of 2")
+    latent_channels: Positive = 4
+    width: Positive = Field(
+        16, description="features at full resolution; twice as many after each halving, at most 4 times"
+    )
+    blocks: Positive = Field(1, description="residual blocks per resolution, on each side")
+    codebook: Annotated[int, Field(ge=2)] = Field(256, description="number of codes (vqvae, vqgan)")
+    codebook_decay: Annotated[float, Field(gt=0, lt=1)] = Field(0.99, description="moving average of codes, per step")
+    revive_below: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.1, description="a code that is used less than this often per step, on average, is placed anew"
+    )
+    kl: PositiveFloat = Field(1e-4, description="weight of the divergence from N(0, I) (vae)")
+    commitment: PositiveFloat = Field(0.25, description="weight of the distance to the code (vqvae, vqgan)")
+    perceptual: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="weight of the distance in EfficientNet-Lite0 features"
+    )
+    adversarial: Annotated[float, Field(ge=0)] = Field(0.0, description="weight of the discriminator (vqgan)")
+    adversarial_start: Fraction = Field(0.5, description="share of the budget before the discriminator joins (vqgan)")
+    images: Positive = Field(60_000, description="images seen; steps = ceil(images / batch)")
+    batch: Positive = 32
+    lr: PositiveFloat = 2e-3
+    lr_decay: Literal["constant", "cosine"] = "cosine"
+    warmup: Annotated[int, Field(ge=0)] = Field(100, description="steps of linear learning-rate warm-up")
+    betas: tuple[Fraction, Fraction] = (0.9, 0.99)
+    grad_clip: PositiveFloat = Field(1.0, description="global gradient norm limit")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> AutoencoderConfig:
+        if self.factor & (self.factor - 1):
+            raise ValueError(f"factor={self.factor} must be a power of 2")
+        if self.width % 8:
+            raise ValueError(f"width={self.width} must be a multiple of 8 (group normalisation)")
+        if (self.kind == "vqgan") != (self.adversarial > 0):
+            raise ValueError(
+                f"kind={self.kind} with adversarial={self.adversarial}: a vqgan needs it positive, others zero"
+            )
+        return self
+
+    @property
+    def quantised(self) -> bool:
+        """Whether latents are codes of a codebook."""
+        return self.kind != "vae"
+
+    def latent_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Shape of the latents of images of ``shape`` (channels, height, width).
+
+        Raises:
+            ValueError: a side is not a multiple of the factor.
+        """
+        _, height, width = shape
+        if height % self.factor or width % self.factor:
+            raise ValueError(f"a signal of {height}x{width} pixels cannot be encoded with factor {self.factor}")
+        return self.latent_channels, height // self.factor, width // self.factor
+
+    @property
+    def steps(self) -> int:
+        """Number of optimiser steps."""
+        return -(-self.images // self.batch)
+
+
 class TrainingConfig(Frozen):
     """One optimisation budget, counted in images seen so that batch sizes compare."""
 

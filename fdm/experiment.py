@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, model_validator
 
 from fdm.config import (
+    AutoencoderConfig,
     DatasetConfig,
     EvaluationConfig,
     Frozen,
@@ -195,7 +196,12 @@ def _resolve(path: Path, file: _SuiteFile, name: str, overrides: Sequence[str]) 
                 f"{where}.overrides: {key}: unknown key{nearest(key, [*BLOCKS, 'method'])}; "
                 f"allowed here: {', '.join([*BLOCKS, 'method'])}"
             )
-    return experiment_from_dict(_override(_merge(raw, entry.overrides), overrides), where)
+    merged = _merge(raw, entry.overrides)
+    if isinstance(merged["method"], Mapping):
+        merged["method"] = _name_autoencoders(
+            merged["method"], f"{where}: method"
+        )  # overrides may reach into the block
+    return experiment_from_dict(_override(merged, overrides), where)
 
 
 def _block(kind: str, name: str) -> dict[str, Any]:
@@ -203,6 +209,7 @@ def _block(kind: str, name: str) -> dict[str, Any]:
     raw = _read(path, kind.removesuffix("s"))
     # Validate the file on its own, so that an error names it and not the suite that uses it.
     if kind == "methods":
+        raw = _name_autoencoders(raw, str(path))
         _method(raw, str(path))
     else:
         key = kind.removesuffix("s")
@@ -222,11 +229,30 @@ def _method(raw: Mapping[str, Any], where: str) -> Frozen:
     name = raw.get("process")
     if not isinstance(name, str) or name not in known:
         raise UserError(f"{where}: process: must be one of {', '.join(known)}, not {name!r}{nearest(str(name), known)}")
+    raw = _name_autoencoders(raw, where)
     model = known[name].Config
     try:
         return model.model_validate(raw)
     except ValidationError as error:
         raise explain(error, where, [model]) from None
+
+
+def _name_autoencoders(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """``raw`` (a method or one of its transforms) with every ``autoencoder: NAME`` replaced by params/autoencoders/NAME.yaml."""
+    found = dict(raw)
+    block = found.get("autoencoder")
+    if isinstance(block, str):
+        path = PARAMS / "autoencoders" / f"{block}.yaml"
+        found["autoencoder"] = _read(path, "autoencoder")
+        _validate(AutoencoderConfig, found["autoencoder"], str(path))
+    elif isinstance(block, Mapping):
+        _validate(AutoencoderConfig, block, f"{where}: autoencoder")
+    if isinstance(found.get("transforms"), list):
+        found["transforms"] = [
+            _name_autoencoders(item, f"{where}: transforms.{index}") if isinstance(item, Mapping) else item
+            for index, item in enumerate(found["transforms"])
+        ]
+    return found
 
 
 def _read(path: Path, what: str) -> dict[str, Any]:
@@ -247,9 +273,20 @@ def _read(path: Path, what: str) -> dict[str, Any]:
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merge(merged[key], value) if both else value
+        old = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(old, Mapping):
+            merged[key] = _merge(old, value)
+        elif isinstance(value, Mapping) and isinstance(old, list) and _positions(value, old):
+            # -o method.transforms.0.factor=4 changes one item of a list.
+            items = _merge({str(index): item for index, item in enumerate(old)}, {str(k): v for k, v in value.items()})
+            merged[key] = list(items.values())
+        else:
+            merged[key] = value
     return merged
+
+
+def _positions(value: Mapping[Any, Any], items: list[Any]) -> bool:
+    return all(str(key) in map(str, range(len(items))) for key in value)
 
 
 def _override(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

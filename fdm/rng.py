@@ -21,6 +21,7 @@ class Purpose(IntEnum):
     STEP = 2
     ORDER = 3
     INIT = 4
+    AUTOENCODER = 5
 
 
 def sample_noise(

@@ -17,17 +17,19 @@ import numpy as np
 import torch
 
 from fdm.data import Store, open_store
-from fdm.device import choose, device_name
+from fdm.device import choose
 from fdm.errors import UserError
-from fdm.evaluation.cost import flops_per_evaluation, sampling_flops, training_flops
+from fdm.evaluation.cost import add_autoencoder, cost_of_run
 from fdm.experiment import Experiment, identity
 from fdm.networks.unet import UNet
+from fdm.pretrained import AutoencoderRun, pretraining_of
 from fdm.processes import Process, build_process
 from fdm.progress import Progress
+from fdm.records import make_record
 from fdm.sampling.sampler import network_denoiser
 from fdm.sampling.shards import draw_shard, finished_parts, merge_parts, shard_range
 from fdm.sources import source_version
-from fdm.store import export, locked, provenance, record_of, root, run_folder, write_json
+from fdm.store import export, locked, record_of, root, run_folder, write_json
 from fdm.training.checkpoint import load_tensors
 
 TRAIN_FILES = ("model.safetensors", "training.csv", "train.json")
@@ -66,12 +68,26 @@ class Run:
 
     @cached_property
     def train_identity(self) -> str:
-        """Covers data, network, method, budget, seed and the code that trains."""
+        """Covers data, network, method, budget, seed, the code that trains, and the autoencoder where there is one."""
         e = self.experiment
         method = e.method.model_dump(mode="json")
         parts = [f"processes/{method['process']}", *(f"transforms/{t['kind']}" for t in method.get("transforms", ()))]
         code = source_version("training/loop", "data/pixels", *(part.replace("-", "_") for part in parts))
-        return identity(self.data.digest, e.dataset.flip, e.network, e.method, e.training, self.seed, code)
+        pretrained = [self.autoencoder.identity] if self.autoencoder else []
+        return identity(self.data.digest, e.dataset.flip, e.network, e.method, e.training, self.seed, code, *pretrained)
+
+    @cached_property
+    def autoencoder(self) -> AutoencoderRun | None:
+        """The autoencoder that the method needs, or None."""
+        needed = pretraining_of(self.experiment)
+        if needed is None:
+            return None
+        return AutoencoderRun(self.experiment, needed, self.seed, lambda: self.data, self.torch_device, self.target)
+
+    @property
+    def pretrain_identity(self) -> str | None:
+        """Of the autoencoder, where there is one."""
+        return self.autoencoder.identity if self.autoencoder else None
 
     @cached_property
     def sample_identity(self) -> str:
@@ -89,7 +105,11 @@ class Run:
         """The device to run on."""
         return choose(self.device)
 
-    # -- the three verbs ---------------------------------------------------------------------------------------------
+    # -- the verbs ---------------------------------------------------------------------------------------------------
+
+    def pretrain(self) -> dict[str, Any] | None:
+        """Pretrain the autoencoder that the experiment needs; its record, or None where it needs none."""
+        return self.autoencoder.pretrain() if self.autoencoder else None
 
     def train(self) -> dict[str, Any]:
         """Train, resume, or find the finished run; returns its record."""
@@ -99,6 +119,7 @@ class Run:
 
         from fdm.training.loop import train
 
+        codec = self.autoencoder.load() if self.autoencoder else None
         folder = run_folder("train", self.train_identity)
         with locked(folder):
             record = record_of(folder, "train", self.train_identity)
@@ -113,8 +134,9 @@ class Run:
                     self.train_identity,
                     fabric,
                     checkpoint_seconds=float(os.environ.get("FDM_CHECKPOINT_SECONDS", "30")),
+                    codec=codec,
                 )
-                record = self._record("train", self.train_identity, outcome)
+                record = make_record("train", self.train_identity, outcome, self.torch_device)
                 write_json(folder / "train.json", record)
         self._export(folder, TRAIN_FILES)
         return record
@@ -143,7 +165,8 @@ class Run:
                     if sum(part.stop - part.start for part in parts) < config.count:
                         return None
                     outcome = merge_parts(process, denoise, config, self.seed, parts, folder, self.torch_device)
-                    write_json(folder / "sample.json", self._record("sample", self.sample_identity, outcome))
+                    record = make_record("sample", self.sample_identity, outcome, self.torch_device)
+                    write_json(folder / "sample.json", record)
                     for part in parts:
                         part.path.unlink(missing_ok=True)
         self._export(folder, SAMPLE_FILES)
@@ -157,6 +180,7 @@ class Run:
 
         e = self.experiment
         train, sample = self._record_of("train", self.train_identity), self._record_of("sample", self.sample_identity)
+        pretrained = {"pretrain": self.autoencoder.record()} if self.autoencoder else {}
         folder = run_folder("evaluate", self.evaluate_identity)
         with locked(folder):
             if not record_of(folder, "evaluate", self.evaluate_identity):
@@ -189,20 +213,25 @@ class Run:
                         "features": scores,
                     },
                 )
-                write_json(folder / "cost.json", self._cost(train, sample))
-                record = self._record("evaluate", self.evaluate_identity, {})
+                network, process = self.model()
+                cost = cost_of_run(network, process, e.sampling.steps, e.training.batch, train, sample)
+                if self.autoencoder:
+                    cost = add_autoencoder(cost, self.autoencoder.load(), pretrained["pretrain"])
+                write_json(folder / "cost.json", cost)
+                record = make_record("evaluate", self.evaluate_identity, {}, self.torch_device)
                 write_json(
                     folder / "manifest.json",
                     {
                         "experiment": e.model_dump(mode="json"),
                         "seed": self.seed,
                         "identities": {
+                            **{kind: found["identity"] for kind, found in pretrained.items()},
                             "train": self.train_identity,
                             "sample": self.sample_identity,
                             "evaluate": self.evaluate_identity,
                         },
                         "data": self.data.manifest,
-                        "records": {"train": train, "sample": sample, "evaluate": record},
+                        "records": {**pretrained, "train": train, "sample": sample, "evaluate": record},
                     },
                 )
                 write_json(folder / "evaluate.json", record)
@@ -223,44 +252,14 @@ class Run:
         if not path.exists() and self.target:
             path = self.target / "model.safetensors"
         tensors, metadata = load_tensors(path, self.train_identity)
-        process = build_process(e.method, e.dataset.channels, e.dataset.resolution, json.loads(metadata["calibration"]))
+        codec = self.autoencoder.load() if self.autoencoder else None
+        calibration = json.loads(metadata["calibration"])
+        process = build_process(e.method, e.dataset.channels, e.dataset.resolution, calibration, codec)
         network = UNet(e.network, e.dataset.resolution, process.stages)
         network.load_state_dict(tensors)
         return network.to(self.torch_device).eval(), process
 
     # -- helpers -----------------------------------------------------------------------------------------------------
-
-    def _cost(self, train: dict[str, Any], sample: dict[str, Any]) -> dict[str, Any]:
-        network, process = self.model()
-        per_stage = flops_per_evaluation(network, process)
-        batch = self.experiment.training.batch
-        seen = {stage: steps * batch for stage, steps in enumerate(train["stage_steps"])}
-        return {
-            "parameters": train["parameters"],
-            "evaluations_per_sample": self.experiment.sampling.steps,
-            "flops_per_evaluation": {str(stage): flops for stage, flops in per_stage.items()},
-            "flops_per_sample": sampling_flops(per_stage, process.plan(self.experiment.sampling.steps)),
-            "seconds_per_sample": sample["seconds"] / sample["count"],
-            "peak_memory_bytes": sample["peak_memory_bytes"],
-            "device": sample["device"],
-            "training": {
-                "images": train["images"],
-                "steps": train["steps"],
-                "seconds": train["seconds"],
-                "images_per_second": train["images"] / train["seconds"],
-                "flops": training_flops(per_stage, seen),
-            },
-        }
-
-    def _record(self, kind: str, identity_: str, outcome: dict[str, Any]) -> dict[str, Any]:
-        return {
-            "kind": kind,
-            "identity": identity_,
-            **outcome,
-            "device": device_name(self.torch_device),
-            "threads": torch.get_num_threads(),
-            "provenance": provenance(),
-        }
 
     def _done(self, kind: str, identity_: str, names: tuple[str, ...]) -> dict[str, Any] | None:
         """The record, when the run's exported files are all there and belong to ``identity_``; nothing is to be done then."""

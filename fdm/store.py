@@ -13,6 +13,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -66,9 +67,12 @@ def locked(folder: Path, part: str = "", wait: bool = False) -> Iterator[None]:
     """
     lock = FileLock(folder / f"{part}.lock")
     try:
-        lock.acquire(timeout=-1 if wait else 0)
+        lock.acquire(timeout=0)
     except Timeout:
-        raise UserError(f"{folder}: another process is working on this run; wait for it or end it") from None
+        if not wait:
+            raise UserError(f"{folder}: another process is working on this run; wait for it or end it") from None
+        print(f"{folder}: waiting for another process that works on this run", file=sys.stderr, flush=True)
+        lock.acquire()
     except OSError as error:
         raise UserError(f"{folder}: cannot lock the run folder: {error.strerror}") from None
     try:

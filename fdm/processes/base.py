@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,9 +17,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fdm.config import Frozen
+from fdm.config import AutoencoderConfig, Frozen
 from fdm.discover import plugins
 from fdm.schedules import Level, Schedule
+from fdm.transforms import Codec
 
 Images = Float[Tensor, "b c h w"]
 Times = Float[Tensor, " b"]
@@ -40,6 +41,8 @@ class Stage:
     """Side of the network's output; the state's own side except where a step raises the resolution."""
     weight: float | None = None
     """Relative frequency of training steps at this stage where it is not the length."""
+    bounded: bool = True
+    """Whether clean signals lie in [-1, 1], so that predictions may be clipped there; latents do not."""
 
     @property
     def length(self) -> float:
@@ -54,6 +57,23 @@ class Stage:
     def result(self) -> tuple[int, int, int]:
         """Shape of the state after a move: a step that raises the resolution ends at the output's."""
         return (self.shape[0], self.output_resolution, self.output_resolution)
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """The autoencoder that has to exist before a process can run.
+
+    Attributes:
+        config: architecture, losses and budget.
+        shape: of the signals that it encodes.
+        before: configurations of the transforms that make those signals of the data.
+        signal: data (B, C, H, W) -> those signals.
+    """
+
+    config: AutoencoderConfig
+    shape: tuple[int, int, int]
+    before: tuple[Frozen, ...]
+    signal: Callable[[Images], Images]
 
 
 @dataclass(frozen=True)
@@ -147,6 +167,18 @@ class Process(ABC):
         """Measure on data (B, C, H, W) what the process needs to know about it; JSON-able, {} where nothing."""
         return {}
 
+    def pretraining(self) -> Pretraining | None:
+        """The autoencoder that ``attach`` has to bring before data or samples pass through the process; mostly None."""
+        return None
+
+    def attach(self, codec: Codec) -> None:
+        """Bring the pretrained autoencoder."""
+        raise ValueError("this process takes no autoencoder")
+
+    def finish(self, z: Images) -> Images:
+        """Image of the state at t = 0; the state itself except where that is a latent."""
+        return z
+
     def check_solver(self, solver: str) -> None:
         """Raise ValueError where ``solver`` does not exist for this process."""
         if solver not in self.solvers:
@@ -219,18 +251,26 @@ class Process(ABC):
 
 
 def build_process(
-    config: Frozen, channels: int, resolution: int, calibration: Mapping[str, Any] | None = None
+    config: Frozen,
+    channels: int,
+    resolution: int,
+    calibration: Mapping[str, Any] | None = None,
+    codec: Codec | None = None,
 ) -> Process:
     """The process that a method's ``config`` describes, for images of shape (channels, resolution, resolution).
 
     Args:
         calibration: what ``calibrate`` of the same process returned for the training data, where it needs any.
+        codec: the autoencoder that ``pretraining`` of the same process asks for, if any. Without it the process knows its
+            stages, its plan and its levels, but data cannot pass through it.
 
     Raises:
         ValueError: the method does not fit the images.
     """
     module = plugins("processes")[config.process]  # type: ignore[attr-defined]
     process: Process = module.build(config, (channels, resolution, resolution), calibration)
+    if codec is not None:
+        process.attach(codec)
     return process
 
 

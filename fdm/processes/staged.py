@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
@@ -15,6 +16,7 @@ from fdm.processes.base import (
     Example,
     Images,
     Prediction,
+    Pretraining,
     Process,
     Stage,
     Target,
@@ -25,7 +27,7 @@ from fdm.processes.base import (
     stage_boundaries,
 )
 from fdm.schedules import ScheduleConfig, build_schedule
-from fdm.transforms import Transform, build_transform, parse_transform
+from fdm.transforms import Codec, Transform, build_transform, parse_transform
 
 
 class Config(Frozen):
@@ -75,6 +77,8 @@ class Staged(Process):
         for item in config.transforms:
             self.transforms.append(build_transform(item, shapes[-1]))
             shapes.append(self.transforms[-1].coarse)
+        if sum(transform.autoencoder is not None for transform in self.transforms) > 1:
+            raise ValueError("transforms: at most one of them may be latent")
         self.linear = all(transform.linear for transform in self.transforms)
         if config.predict == "operator" and not self.linear:
             raise ValueError("predict=operator needs linear transforms; use double")
@@ -89,9 +93,12 @@ class Staged(Process):
                 s,
                 s[0] * (2 if self._moves(k, last) and config.predict == "double" else 1),
                 s[1],
+                bounded=all(transform.bounded for transform in self.transforms[:k]),
             )
             for k, s in enumerate(shapes)
         )
+        # The loss must know where the signal ends and delta begins; at one resolution every stage has the same channels.
+        self._signal_channels = {(s.outputs, s.output_resolution): s.shape[0] for s in self.stages}
         measured = (calibration or {}).get("power_ratios", [None] * len(self.transforms))
         self.power_ratios = [
             transform.power_ratio if transform.power_ratio is not None else value
@@ -132,6 +139,19 @@ class Staged(Process):
             x = coarse
         return {"power_ratios": ratios}
 
+    def pretraining(self) -> Pretraining | None:
+        for k, transform in enumerate(self.transforms):
+            if transform.autoencoder is not None:
+                before = self.config.transforms[:k]
+                return Pretraining(transform.autoencoder, transform.fine, before, partial(self.clean, stage=k))
+        return None
+
+    def attach(self, codec: Codec) -> None:
+        latent = [transform for transform in self.transforms if transform.autoencoder is not None]
+        if not latent:
+            super().attach(codec)
+        latent[0].attach(codec)
+
     def log_snr(self, t: Times, stage: int) -> Times:
         offset = self._offsets[stage]
         if math.isnan(offset):
@@ -144,6 +164,12 @@ class Staged(Process):
             signals.append(transform.forward(signals[-1]))
         return signals
 
+    def clean(self, x: Images, stage: int) -> Images:
+        """x^k of data x, for k = ``stage``."""
+        for transform in self.transforms[:stage]:
+            x = transform.forward(x)
+        return x
+
     def progress(self, t: Times | float, stage: int) -> Tensor:
         """u = (t - tau_k) / (tau_{k+1} - tau_k), float64."""
         here = self.stages[stage]
@@ -155,9 +181,7 @@ class Staged(Process):
         return clean - transform.backward(transform.forward(clean))
 
     def example(self, x: Images, t: Times, stage: int, eps: Images) -> Example:
-        clean = x
-        for transform in self.transforms[:stage]:
-            clean = transform.forward(clean)
+        clean = self.clean(x, stage)
         level = self.level(t, stage)
         alpha, sigma = per_image(level.alpha, x), per_image(level.sigma, x)
         if not self._moves(stage, len(self.transforms)):
@@ -172,6 +196,7 @@ class Staged(Process):
 
     def predict(self, output: Images, z: Images, t: float, stage: int, clip: bool) -> Prediction:
         level = self.level(t, stage)
+        clip = clip and self.stages[stage].bounded
         channels = z.shape[1]
         signal = signal_from_output(self.config.target, output[:, :channels], z, level)
         if not self._moves(stage, len(self.transforms)):
@@ -191,7 +216,7 @@ class Staged(Process):
         return prediction.clean - float(self.progress(t, stage)) * prediction.delta
 
     def loss(self, output: Images, target: Images, weight: Times | None = None) -> Tensor:
-        channels = self.stages[0].shape[0]
+        channels = self._signal_channels[output.shape[1], output.shape[2]]
         if output.shape[1] == channels:
             return super().loss(output, target, weight)
         signal = super().loss(output[:, :channels], target[:, :channels], weight)

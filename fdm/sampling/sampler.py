@@ -67,7 +67,7 @@ def draw(
             observe(event, State(before.z, state.prediction, event))
         if tick:
             tick()
-    return state.z
+    return process.finish(state.z)
 
 
 def save_grid(path: Path, images: np.ndarray, columns: int = 8) -> None:

@@ -28,14 +28,14 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     write_atomic(path, lambda part: save_file(plain, part, header))
 
 
-def load_tensors(path: Path, identity: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read a file that ``save_tensors`` wrote for the run ``identity``.
+def load_tensors(path: Path, identity: str, verb: str = "train") -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read a file that ``save_tensors`` wrote for the run ``identity``; ``verb`` is the command that makes it.
 
     Raises:
         UserError: missing, truncated, not a safetensors file, or of another run.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint; run `fdm train` for this experiment and seed first")
+        raise UserError(f"{path}: no such checkpoint; run `fdm {verb}` for this experiment and seed first")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {}).get("fdm", "{}"))
@@ -47,7 +47,7 @@ def load_tensors(path: Path, identity: str) -> tuple[dict[str, Tensor], dict[str
     if metadata.get("identity") != identity:
         raise UserError(
             f"{path}: this checkpoint belongs to another experiment (run {metadata.get('identity')}, wanted {identity}); "
-            f"train again or use the experiment that it was made with"
+            f"{verb} again or use the experiment that it was made with"
         )
     return tensors, metadata
 

@@ -1,15 +1,26 @@
-"""The training log: one CSV row per step and TensorBoard scalars."""
+"""Training logs: one CSV row per step and TensorBoard scalars."""
 
 from __future__ import annotations
 
 import csv
 import io
-from dataclasses import asdict, dataclass, fields
+from dataclasses import Field, asdict, dataclass, fields
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 from torch.utils.tensorboard import SummaryWriter
 
 from fdm.store import write_atomic
+
+
+class Step(Protocol):
+    """A row of any log: a dataclass of ints and floats, the step first among them."""
+
+    @property
+    def step(self) -> int: ...
+
+    def scalars(self) -> dict[str, float]:
+        """What TensorBoard shows."""
 
 
 @dataclass(frozen=True)
@@ -24,39 +35,50 @@ class Row:
     grad_norm: float
     seconds: float
 
+    def scalars(self) -> dict[str, float]:
+        return {f"loss/stage{self.stage}": self.loss, "grad_norm": self.grad_norm}
 
-class Log:
+
+RowT = TypeVar("RowT", bound=Step)
+
+
+class Log(Generic[RowT]):
     """Rows in memory, rewritten atomically with every checkpoint, so that the file never runs ahead for long.
 
     Args:
-        folder: gets ``training.csv`` and ``tensorboard/``.
+        row: class of the rows; its fields are the columns.
+        path: the file; ``tensorboard/`` goes beside it.
         start: first step that will be logged; rows of an interrupted run from there on are dropped.
     """
 
-    def __init__(self, folder: Path, start: int) -> None:
-        self.path = folder / "training.csv"
+    def __init__(self, row: type[RowT], path: Path, start: int) -> None:
+        self.row, self.path = row, path
         self.rows = [row for row in self._read() if row.step < start] if start else []
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start)
+        self._board = SummaryWriter(str(path.with_name("tensorboard")), purge_step=start)
 
-    def _read(self) -> list[Row]:
+    def _read(self) -> list[RowT]:
         with self.path.open(newline="") as file:
-            types = {field.name: {"int": int, "float": float}[str(field.type)] for field in fields(Row)}
-            return [Row(**{key: types[key](value) for key, value in row.items()}) for row in csv.DictReader(file)]
+            types = {field.name: {"int": int, "float": float}[str(field.type)] for field in self._fields()}
+            return [self.row(**{key: types[key](value) for key, value in row.items()}) for row in csv.DictReader(file)]
 
-    def add(self, rows: list[Row]) -> None:
+    def _fields(self) -> tuple[Field[object], ...]:
+        return fields(self.row)  # type: ignore[arg-type]
+
+    def add(self, rows: list[RowT]) -> None:
         """Append steps."""
         self.rows += rows
         for row in rows:
-            self._board.add_scalar(f"loss/stage{row.stage}", row.loss, row.step)
-            self._board.add_scalar("grad_norm", row.grad_norm, row.step)
+            for name, value in row.scalars().items():
+                self._board.add_scalar(name, value, row.step)
 
     def write(self) -> None:
         """Bring the file up to date."""
         text = io.StringIO()
-        writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
+        writer = csv.DictWriter(text, [field.name for field in self._fields()], lineterminator="\n")
         writer.writeheader()
         for row in self.rows:
-            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in asdict(row).items()})
+            values = asdict(row)  # type: ignore[call-overload]
+            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in values.items()})
         write_atomic(self.path, lambda part: part.write_text(text.getvalue()))
         self._board.flush()
 

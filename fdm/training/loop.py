@@ -32,6 +32,7 @@ from fdm.progress import Progress
 from fdm.rng import Purpose, derived_seed, step_generator, training_order
 from fdm.training.checkpoint import load_tensors, optimizer_tensors, restore_optimizer, save_tensors
 from fdm.training.log import Log, Row
+from fdm.transforms import Codec
 
 CALIBRATION_IMAGES = 4096
 FLUSH_STEPS = 10
@@ -139,6 +140,7 @@ def train(
     identity: str,
     fabric: Fabric,
     checkpoint_seconds: float,
+    codec: Codec | None = None,
 ) -> dict[str, Any]:
     """Train, or go on training, one run in ``folder``; leaves ``model.safetensors`` and ``training.csv`` there.
 
@@ -147,6 +149,7 @@ def train(
         folder: the run's folder; ``state.safetensors`` there is resumed.
         identity: of the run, kept in every file.
         checkpoint_seconds: time between saves; it does not change the result.
+        codec: the pretrained autoencoder, where the process needs one.
 
     Returns:
         What the run's record says of it: parameters, steps, images, seconds, calibration.
@@ -157,9 +160,10 @@ def train(
     """
     config = experiment.training
     images = torch.from_numpy(np.array(data.images))  # all of it in memory, and writable as torch wants it
-    plain = build_process(experiment.method, experiment.dataset.channels, experiment.dataset.resolution)
+    channels, resolution = experiment.dataset.channels, experiment.dataset.resolution
+    plain = build_process(experiment.method, channels, resolution, codec=codec)
     calibration = plain.calibrate(to_float(images[:CALIBRATION_IMAGES]))
-    process = build_process(experiment.method, experiment.dataset.channels, experiment.dataset.resolution, calibration)
+    process = build_process(experiment.method, channels, resolution, calibration, codec)
     trainer = Trainer(experiment, seed, process, fabric)
 
     state = folder / "state.safetensors"
@@ -168,7 +172,7 @@ def train(
         tensors, metadata = load_tensors(state, identity)
         trainer.load(tensors)
         start, before = int(metadata["step"]), float(metadata["seconds"])
-    log = Log(folder, start)
+    log = Log(Row, folder / "training.csv", start)
     pending: list[tuple[int, int, Tensor, Tensor]] = []
     began = saved = time.monotonic()
 
@@ -198,7 +202,7 @@ def train(
 
     title = f"train {experiment.name} seed {seed}"
     try:
-        with _signals() as asked, Progress(title, config.steps * config.batch, "img", start * config.batch) as bar:
+        with stop_signals() as asked, Progress(title, config.steps * config.batch, "img", start * config.batch) as bar:
             for step in range(start, config.steps):
                 pending.append((step, *trainer.step(step, images)))
                 last = step + 1 == config.steps
@@ -234,7 +238,7 @@ def train(
 
 
 @contextmanager
-def _signals() -> Iterator[list[int]]:
+def stop_signals() -> Iterator[list[int]]:
     """Collect SIGTERM, SIGINT and SIGUSR1 (a scheduler's warning) instead of dying in the middle of a step."""
     asked: list[int] = []
 

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import ValidationError
 from torch import Tensor
 
-from fdm.config import Frozen, nearest
+from fdm.config import AutoencoderConfig, Frozen, nearest
 from fdm.discover import plugins
 from fdm.operators import Separable
 
 Shape = tuple[int, int, int]
+
+
+class Codec(Protocol):
+    """A pretrained autoencoder as transforms use it (``fdm.networks.autoencoder`` is one)."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Standardised latents of signals."""
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Signals of standardised latents."""
 
 
 class Transform(ABC):
@@ -24,6 +34,8 @@ class Transform(ABC):
         up: g as a separable operator, or None where g is not one (a learned decoder); exact jumps need it.
         linear: whether f and g are linear, so that the oracle and `operator` prediction apply.
         power_ratio: gamma = P(g f x) / P(f x) where it is known in closed form, else None (measured on data).
+        bounded: whether f keeps signals inside [-1, 1], so that predictions may be clipped there.
+        autoencoder: what has to be pretrained and attached before f or g is called, or None.
     """
 
     fine: Shape
@@ -31,6 +43,12 @@ class Transform(ABC):
     up: Separable | None = None
     linear: bool = False
     power_ratio: float | None = None
+    bounded: bool = True
+    autoencoder: AutoencoderConfig | None = None
+
+    def attach(self, codec: Codec) -> None:
+        """Bring the pretrained autoencoder that ``autoencoder`` describes."""
+        raise ValueError("this transform takes no autoencoder")
 
     @property
     def dimension_ratio(self) -> float:

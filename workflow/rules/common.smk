@@ -11,6 +11,7 @@ from fdm.config import nearest
 from fdm.data import open_store
 from fdm.errors import UserError
 from fdm.experiment import identity, load_dataset, load_suite
+from fdm.pretrained import pretraining_of
 from fdm.runs import Run
 from fdm.sources import source_version
 
@@ -26,6 +27,7 @@ try:
     DATASETS = {e.dataset.name: load_dataset(e.dataset.name, CHANGES) for e in SUITE.experiments.values()}
 except UserError as error:
     sys.exit(f"error: {error}")
+AUTOENCODER = ["autoencoder.safetensors", "pretrain.json"]
 RUNS = [(name, seed) for name in SUITE.experiments for seed in SUITE.seeds]
 
 
@@ -73,6 +75,15 @@ def made(step, name, seed):
         return ""
 
 
+def pretraining(name):
+    """What the autoencoder of an experiment is made of; None where it needs none."""
+    needed = pretraining_of(SUITE.experiments[name])
+    return needed and identity(needed.config, [config.model_dump(mode="json") for config in needed.before])
+
+
+PRETRAININGS = {name: pretraining(name) for name in SUITE.experiments}
+
+
 def data_outdated(dataset):
     """Data are there, but damaged or of another description."""
     path = Path("data", dataset)
@@ -116,9 +127,21 @@ def inputs(step, **earlier):
         run = wildcards.experiment, wildcards.seed
         files(step, *run, "manifest.json" if step == "evaluate" else f"{step}.json")  # forces the step, if it must be
         paths = data(SUITE.experiments[wildcards.experiment].dataset.name)
+        if step != "pretrain" and PRETRAININGS[wildcards.experiment]:
+            paths += files("pretrain", *run, *AUTOENCODER)
         return paths + [path for before, names in earlier.items() for path in files(before, *run, *names)]
 
     return function
+
+
+def shared_autoencoder(wildcards):
+    """Input of a pretraining: the same autoencoder of an experiment further up in the suite, which is then only copied."""
+    names = list(SUITE.experiments)
+    for name in names[: names.index(wildcards.experiment)]:
+        same_data = SUITE.experiments[name].dataset == SUITE.experiments[wildcards.experiment].dataset
+        if same_data and PRETRAININGS[name] == PRETRAININGS[wildcards.experiment]:
+            return files("pretrain", name, wildcards.seed, *AUTOENCODER)
+    return []
 
 
 def metrics(_):

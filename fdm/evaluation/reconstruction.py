@@ -1,0 +1,77 @@
+"""How well an autoencoder gives back images that it has not seen, and how much of its codebook it uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from fdm.data import to_uint8
+from fdm.evaluation.features import DIMENSIONS, Name, extract, load
+from fdm.evaluation.scores import frechet_distance
+from fdm.networks.autoencoder import Autoencoder, Codebook
+
+
+@dataclass(frozen=True)
+class Reconstructions:
+    """Images as bytes, before and after, (N, C, H, W)."""
+
+    original: UInt8[np.ndarray, "n c h w"]
+    decoded: UInt8[np.ndarray, "n c h w"]
+
+
+def reconstruct(model: Autoencoder, x: Float[Tensor, "n c h w"]) -> Reconstructions:
+    """g(f(x)) for signals x in [-1, 1], both rounded to bytes as any image is that leaves the program."""
+    return Reconstructions(to_uint8(x).cpu().numpy(), to_uint8(model.decode(model.encode(x))).cpu().numpy())
+
+
+def psnr(pair: Reconstructions) -> float:
+    """Mean over images of 10 log10(255^2 / mean squared error), dB; an exact image counts as an error of 1/12 level^2.
+
+    1/12 is the error that rounding alone makes, so the mean stays finite.
+    """
+    difference = pair.original.astype(np.float64) - pair.decoded
+    errors = np.maximum((difference**2).mean(axis=(1, 2, 3)), 1 / 12)
+    return float((10 * np.log10(255**2 / errors)).mean())
+
+
+def codebook_scores(model: Autoencoder, x: Float[Tensor, "n c h w"]) -> dict[str, float]:
+    """``codebook_use``: share of codes that occur at least once in x; ``perplexity``: exp(entropy); {} without a codebook."""
+    if not isinstance(model.bottleneck, Codebook):
+        return {}
+    counts = torch.bincount(model.indices(x), minlength=len(model.bottleneck.codes)).double()
+    share = counts / counts.sum()
+    return {
+        "codebook_use": float((counts > 0).double().mean()),
+        "perplexity": float((-torch.xlogy(share, share).sum()).exp()),
+    }
+
+
+def feature_scores(
+    names: Sequence[Name],
+    pair: Reconstructions,
+    device: str,
+    downloads: Path = Path("downloads"),
+    advance: Callable[[int], object] | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Fréchet distance between images and their reconstructions: ``rfid`` with Inception-v3, else ``frechet_distance``.
+
+    null where there are too few images to fill a covariance; ``count`` of the record says how many there were.
+    """
+    result: dict[str, dict[str, Any]] = {}
+    for name in names:
+        key = "rfid" if name == "inception-v3" else "frechet_distance"
+        if len(pair.original) <= DIMENSIONS[name]:
+            result[name] = {key: None}
+            continue
+        embed = load(name, downloads, device)
+        result[name] = {
+            key: frechet_distance(extract(embed, pair.decoded, advance), extract(embed, pair.original, advance))
+        }
+    return result

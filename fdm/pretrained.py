@@ -1,0 +1,185 @@
+"""The autoencoder behind a run: its identity, its pretraining, its metrics, and how a run gets hold of it.
+
+Experiments that need the same autoencoder (the same data, configuration and seed) share one run of the store.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fdm.data import Store, to_float
+from fdm.errors import UserError
+from fdm.experiment import Experiment, identity
+from fdm.networks.autoencoder import Autoencoder
+from fdm.processes import Pretraining, build_process
+from fdm.records import make_record
+from fdm.sources import source_version
+from fdm.store import export, locked, record_of, root, run_folder, write_json
+from fdm.training.checkpoint import load_tensors
+
+MODEL = "autoencoder.safetensors"
+PRETRAIN_FILES = (MODEL, "autoencoder.csv", "reconstructions.png", "pretrain.json")
+HELD_OUT = 5000
+"""At most so many images that the autoencoder has not seen are scored."""
+HELD_OUT_EVERY = 20
+"""Where a dataset has no test split, one training image in so many is kept from the autoencoder."""
+
+
+def pretraining_of(experiment: Experiment) -> Pretraining | None:
+    """What the experiment needs pretrained, or None."""
+    dataset = experiment.dataset
+    return build_process(experiment.method, dataset.channels, dataset.resolution).pretraining()
+
+
+def load_autoencoder(path: Path, identity: str, needed: Pretraining, device: torch.device) -> Autoencoder:
+    """The finished autoencoder in ``path``, frozen, on the device.
+
+    Raises:
+        UserError: missing, damaged, or of another run.
+    """
+    tensors, _ = load_tensors(path, identity, "pretrain")
+    model = Autoencoder(needed.config, needed.shape)
+    model.load_state_dict(tensors)
+    return model.to(device).eval().requires_grad_(False)
+
+
+@dataclass(frozen=True)
+class AutoencoderRun:
+    """The autoencoder that one experiment needs, under one seed.
+
+    Attributes:
+        open_data: the experiment's packed data, opened when first needed.
+        target: folder of the experiment's own files, or None.
+    """
+
+    experiment: Experiment
+    needed: Pretraining
+    seed: int
+    open_data: Callable[[], Store]
+    device: torch.device
+    target: Path | None = None
+
+    @cached_property
+    def identity(self) -> str:
+        """Covers data, signal, architecture, losses, budget, seed and the code that trains; no part of the denoiser."""
+        before = [config.model_dump(mode="json") for config in self.needed.before]
+        flip = self.experiment.dataset.flip
+        kinds = [f"transforms/{config['kind']}".replace("-", "_") for config in before]
+        code = source_version("training/autoencoder", "data/pixels", *kinds)
+        return identity(self.open_data().digest, flip, before, self.needed.config, self.seed, code)
+
+    def pretrain(self) -> dict[str, Any]:
+        """Train, resume, or find the finished autoencoder; returns its record, with all metrics that the experiment wants."""
+        if (record := self._exported()) and not self._missing(record):
+            return record
+        folder = run_folder("pretrain", self.identity)
+        # Another experiment may be training the same autoencoder right now: then wait and take it.
+        with locked(folder, wait=True):
+            record = record_of(folder, "pretrain", self.identity)
+            if not record:
+                # Lightning's import time, which finished runs need not pay.
+                from fdm.training.autoencoder import pretrain
+
+                train, held_out = self._split()
+                outcome = pretrain(
+                    self.needed,
+                    self.experiment.name,
+                    self.seed,
+                    torch.from_numpy(np.array(train)),
+                    self.experiment.dataset.flip,
+                    folder,
+                    self.identity,
+                    self.device,
+                    checkpoint_seconds=float(os.environ.get("FDM_CHECKPOINT_SECONDS", "30")),
+                )
+                outcome["metrics"] = self._score(folder, held_out)
+                record = make_record("pretrain", self.identity, outcome, self.device)
+                write_json(folder / "pretrain.json", record)
+            elif missing := self._missing(record):
+                from fdm.evaluation.reconstruction import feature_scores, reconstruct
+
+                model = load_autoencoder(folder / MODEL, self.identity, self.needed, self.device)
+                pair = reconstruct(model, self._signals(self._split()[1]))
+                record["metrics"]["features"] |= feature_scores(missing, pair, str(self.device))
+                write_json(folder / "pretrain.json", record)
+        if self.target:
+            export(folder, PRETRAIN_FILES, self.target)
+        return record
+
+    def load(self) -> Autoencoder:
+        """The finished autoencoder, frozen, on the device.
+
+        Raises:
+            UserError: not pretrained yet, damaged, or of another run.
+        """
+        path = root() / f"pretrain-{self.identity}" / MODEL
+        if not path.exists() and self.target:
+            path = self.target / MODEL
+        if not path.exists():
+            raise self._first()
+        return load_autoencoder(path, self.identity, self.needed, self.device)
+
+    def record(self) -> dict[str, Any]:
+        """The finished run's record.
+
+        Raises:
+            UserError: not pretrained yet.
+        """
+        record = record_of(root() / f"pretrain-{self.identity}", "pretrain", self.identity)
+        if not record and self.target:
+            record = record_of(self.target, "pretrain", self.identity)
+        if not record:
+            raise self._first()
+        return record
+
+    def _first(self) -> UserError:
+        return UserError(
+            f"{self.experiment.name} seed {self.seed}: its autoencoder is not there yet; run `fdm pretrain` with the same "
+            f"experiment, seed and overrides first"
+        )
+
+    def _exported(self) -> dict[str, Any] | None:
+        if self.target is None or not all((self.target / name).is_file() for name in PRETRAIN_FILES):
+            return None
+        return record_of(self.target, "pretrain", self.identity)
+
+    def _missing(self, record: dict[str, Any]) -> list[Any]:
+        return [name for name in self.experiment.evaluation.features if name not in record["metrics"]["features"]]
+
+    def _split(self) -> tuple[np.ndarray, np.ndarray]:
+        """Images to learn from and images to be judged on, uint8 (N, C, H, W)."""
+        data = self.open_data()
+        images: np.ndarray = data.split("train").images
+        if "test" in data.manifest["splits"]:
+            return images, data.split("test").images[:HELD_OUT]
+        held_out = np.arange(len(images)) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+        return images[~held_out], images[held_out][:HELD_OUT]
+
+    def _signals(self, images: np.ndarray) -> torch.Tensor:
+        return self.needed.signal(to_float(torch.from_numpy(np.array(images)))).to(self.device)
+
+    def _score(self, folder: Path, held_out: np.ndarray) -> dict[str, Any]:
+        from fdm.evaluation.reconstruction import codebook_scores, feature_scores, psnr, reconstruct
+        from fdm.sampling.sampler import save_grid
+
+        model = load_autoencoder(folder / MODEL, self.identity, self.needed, self.device)
+        x = self._signals(held_out)
+        pair = reconstruct(model, x)
+        # Pairs side by side: original, reconstruction, original, …
+        side_by_side = np.stack([pair.original[:32], pair.decoded[:32]], axis=1).reshape(-1, *pair.original.shape[1:])
+        save_grid(folder / "reconstructions.png", side_by_side)
+        return {
+            "count": len(x),
+            "split": "test" if "test" in self.open_data().manifest["splits"] else f"every {HELD_OUT_EVERY}th of train",
+            "psnr": psnr(pair),
+            **codebook_scores(model, x),
+            "features": feature_scores(self.experiment.evaluation.features, pair, str(self.device)),
+        }

@@ -1,0 +1,290 @@
+"""Latent signals: shapes without weights, measured ratios, the jump of a learned g, and the commands from end to end."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from fdm.config import AutoencoderConfig
+from fdm.errors import UserError
+from fdm.experiment import identity, load_experiment, load_suite
+from fdm.networks.autoencoder import Autoencoder
+from fdm.pretrained import pretraining_of
+from fdm.processes import Jump, Prediction, Process, build_process
+from fdm.processes.latent_diffusion import Config as LatentDiffusionConfig
+from fdm.processes.staged import Config as StagedConfig
+from fdm.runs import Run
+from fdm.sampling.sampler import draw
+from fdm.sampling.solvers import Solver
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+BLOCK: dict[str, Any] = {
+    "kind": "vqvae", "factor": 2, "latent_channels": 3, "width": 8, "codebook": 32, "images": 1920, "warmup": 5,
+}  # fmt: skip
+
+
+def codec(shape: tuple[int, int, int] = (1, 8, 8), seed: int = 0, **changes: Any) -> Autoencoder:
+    """An untrained autoencoder with latents that are standardised all the same."""
+    torch.manual_seed(seed)
+    model = Autoencoder(AutoencoderConfig(**{**BLOCK, "kind": "vae", **changes}), shape)
+    model.measure(images(64, shape[1]))
+    return model.eval().requires_grad_(False)
+
+
+def images(count: int, side: int = 8) -> Tensor:
+    return torch.rand(count, 1, side, side, generator=torch.Generator().manual_seed(5)) * 2 - 1
+
+
+def staged(*before: dict[str, Any], **changes: Any) -> StagedConfig:
+    latent = {"kind": "latent", "autoencoder": {**BLOCK, "kind": "vae"}}
+    return StagedConfig.model_validate({"process": "staged", "transforms": [*before, latent], **changes})
+
+
+def process(side: int = 8, *before: dict[str, Any], **changes: Any) -> Process:
+    config = staged(*before, **changes)
+    plain = build_process(config, 1, side)
+    needed = plain.pretraining()
+    assert needed
+    model = codec(needed.shape)
+    calibration = build_process(config, 1, side, codec=model).calibrate(images(64, side))
+    return build_process(config, 1, side, calibration, model)
+
+
+# --- the process --------------------------------------------------------------------------------------------------
+
+
+def test_shapes_are_known_before_any_autoencoder_exists() -> None:
+    plain = build_process(staged({"kind": "resize"}), 1, 16)
+    assert [stage.shape for stage in plain.stages] == [(1, 16, 16), (1, 8, 8), (3, 4, 4)]
+    assert [stage.outputs for stage in plain.stages] == [2, 2, 3]
+    assert [stage.bounded for stage in plain.stages] == [True, True, False]
+    assert not plain.linear and len(plain.plan(9)) == 11
+    needed = plain.pretraining()
+    assert needed and needed.shape == (1, 8, 8) and len(needed.before) == 1
+    assert needed.signal(images(2, 16)).shape == (2, 1, 8, 8)
+    with pytest.raises(UserError, match="run `fdm pretrain` first"):
+        plain.signals(images(2, 16))
+    with pytest.raises(ValueError, match="calibrate on data first"):
+        plain.level(0.9, 2)
+
+
+def test_two_latents_and_operator_prediction_are_refused() -> None:
+    latent = {"kind": "latent", "autoencoder": {**BLOCK}}
+    with pytest.raises(ValueError, match="at most one of them may be latent"):
+        build_process(staged(latent), 1, 8)
+    with pytest.raises(ValueError, match="operator needs linear transforms"):
+        build_process(staged(predict="operator"), 1, 8)
+    with pytest.raises(ValueError, match="takes no autoencoder"):
+        build_process(load_method("gaussian"), 1, 8, codec=codec())
+
+
+def load_method(name: str) -> Any:
+    from fdm.processes.gaussian import Config
+
+    return Config.model_validate({"process": name})
+
+
+@pytest.mark.parametrize(("side", "before"), [(8, ()), (16, ({"kind": "resize"},))])
+def test_ratios_are_measured_on_data(side: int, before: tuple[dict[str, Any], ...]) -> None:
+    one = process(side, *before)
+    x = one.clean(images(64, side), len(before))  # type: ignore[attr-defined]
+    model = codec((1, 8, 8))
+    latents = model.encode(x)
+    gamma = float(model.decode(latents).square().mean() / latents.square().mean())
+    assert one.power_ratios[-1] == pytest.approx(gamma, rel=1e-5)  # type: ignore[attr-defined]
+    d = 64 / 48
+    assert one.snr_ratio(len(before) + 1) == pytest.approx(d * gamma, rel=1e-5)  # type: ignore[attr-defined]
+    # What the name says: total signal energy over noise is the same on both sides of the jump.
+    tau = one.stages[-1].start
+    fine, coarse = one.level(tau, len(before)), one.level(tau, len(before) + 1)
+    energies = [
+        float(level.log_snr) + math.log(float(signal.square().sum()))
+        for level, signal in ((fine, model.decode(latents)), (coarse, latents))
+    ]
+    assert energies[0] == pytest.approx(energies[1], abs=1e-4)
+
+
+def test_a_perfect_network_gets_the_signal_back_across_the_jump() -> None:
+    """With the true x^1 the state after the jump is N(alpha g x^1, sigma^2 I), and the network's targets lead to x."""
+    one = process()
+    x = images(500)
+    latents = one.signals(x)[1]
+    noise = torch.randn(500, 1, 8, 8, generator=torch.Generator().manual_seed(2))
+    z = one.jump(torch.zeros_like(latents), Prediction(latents), 1, noise)
+    fine = one.level(0.5, 0)
+    torch.testing.assert_close(
+        (z - float(fine.sigma) * noise) / float(fine.alpha), codec().decode(latents), atol=1e-4, rtol=0
+    )
+    t = torch.full((500,), 0.3, dtype=torch.float64)
+    for stage, time in ((0, t), (1, t + 0.4)):
+        eps = torch.randn(500, *one.stages[stage].shape, generator=torch.Generator().manual_seed(stage))
+        example = one.example(x, time, stage, eps)
+        found = one.predict(example.target, example.z, float(time[0]), stage, clip=False)
+        torch.testing.assert_close(found.clean, one.signals(x)[stage], atol=2e-3, rtol=0)
+        assert one.loss(example.target, example.target) == 0
+
+
+def test_latents_are_not_clipped_and_pixels_are() -> None:
+    one = process()
+    for stage in (0, 1):
+        z = torch.full((1, *one.stages[stage].shape), 100.0)
+        output = torch.zeros(1, one.stages[stage].outputs, *z.shape[2:])
+        clean = one.predict(output, z, 0.25 + 0.5 * stage, stage, clip=True).clean
+        assert (clean.abs().max() > 1) == (stage == 1)
+
+
+def test_delta_weighs_in_the_moving_stage_only() -> None:
+    """The latent stage has more channels than the pixels, but no delta."""
+    one = process(8, delta_weight=100.0)
+    target = torch.randn(2, 3, 4, 4)
+    assert float(one.loss(torch.zeros_like(target), target)) == pytest.approx(float(target.square().mean()))
+    target = torch.randn(2, 2, 8, 8)
+    expected = target[:, :1].square().mean() + 100 * target[:, 1:].square().mean()
+    assert float(one.loss(torch.zeros_like(target), target)) == pytest.approx(float(expected))
+
+
+@pytest.mark.parametrize("solver", [Solver("ancestral", 1.0), Solver("multistep2", 0.0, multistep=True)])
+def test_latent_diffusion_is_diffusion_of_latents(solver: Solver) -> None:
+    """States and samples equal those of the plain process on the latents, decoded at the end."""
+    block = {**BLOCK, "kind": "vae"}
+    model = codec()
+    config = LatentDiffusionConfig.model_validate({"process": "latent-diffusion", "autoencoder": block})
+    ldm = build_process(config, 1, 8, codec=model)
+    plain = build_process(load_method("gaussian"), 3, 4)
+    x, eps = images(5), torch.randn(5, 3, 4, 4)
+    t = torch.linspace(0.1, 0.9, 5, dtype=torch.float64)
+    one, other = ldm.example(x, t, 0, eps), plain.example(model.encode(x), t, 0, eps)
+    assert torch.equal(one.z, other.z) and torch.equal(one.target, other.target)
+
+    def denoise(z: Tensor, t: float, stage: int) -> Tensor:
+        return 0.3 * z
+
+    sample = draw(ldm, denoise, solver, ldm.plan(5), 1, range(3), clip=True)
+    latents = draw(plain, denoise, solver, plain.plan(5), 1, range(3), clip=False)
+    assert sample.shape == (3, 1, 8, 8) and torch.equal(sample, model.decode(latents))
+    with pytest.raises(ValueError, match="no jumps"):
+        ldm.jump(latents, Prediction(latents), 1, latents)
+
+
+def test_every_sampler_crosses_the_learned_jump() -> None:
+    one = process(16, {"kind": "resize"})
+
+    def denoise(z: Tensor, t: float, stage: int) -> Tensor:
+        return torch.zeros(len(z), one.stages[stage].outputs, *z.shape[2:])
+
+    plan = one.plan(6)
+    assert sum(isinstance(event, Jump) for event in plan) == 2
+    for solver in (Solver("ancestral", 1.0), Solver("ddim", 0.0), Solver("multistep2", 0.0, multistep=True)):
+        sample = draw(one, denoise, solver, plan, 0, range(3))
+        assert sample.shape == (3, 1, 16, 16) and torch.isfinite(sample).all()
+
+
+# --- configuration and identity -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def latent(smoke: Path) -> Path:
+    """The smoke project with a suite of latent methods on 8x8 digits."""
+    (smoke / "params/autoencoders/tiny.yaml").write_text(json.dumps(BLOCK))
+    (smoke / "params/suites/tiny.yaml").write_text(
+        "title: Tiny\ndataset: digits8\nnetwork: tiny8\ntraining: {images: 640, warmup: 5}\n"
+        "sampling: {count: 128, steps: 6}\nevaluation: {kid_subsets: 2, kid_subset_size: 50, reference_limit: 130}\nexperiments:\n"
+        "  ddpm: {method: ddpm}\n"
+        "  fdm: {method: fdm-vqvae, overrides: {method: {transforms: [{kind: latent, autoencoder: tiny}]}}}\n"
+        "  mixed: {method: fdm-vqvae, overrides: {method: {transforms: [{kind: resize}, {kind: latent, autoencoder: tiny}]}}}\n"
+        "  ldm: {method: ldm-vqvae, overrides: {method: {autoencoder: tiny}}}\n"
+    )
+    return smoke
+
+
+def test_names_become_blocks_and_overrides_reach_them(latent: Path) -> None:
+    one = load_experiment("tiny:fdm", ["method.transforms.0.autoencoder.images=320"])
+    block = one.method.transforms[0].autoencoder  # type: ignore[attr-defined]
+    assert block.images == 320 and block.codebook == 32
+    assert load_experiment("tiny:ldm", ["method.autoencoder.lr=0.5"]).method.autoencoder.lr == 0.5  # type: ignore[attr-defined]
+    again = load_experiment("tiny:ldm", ["method.autoencoder=vae-f4"])
+    assert again.method.autoencoder.kind == "vae"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("reference", "override", "words"),
+    [
+        ("tiny:ldm", "method.autoencoder=tni", "no such autoencoder file; did you mean 'tiny'"),
+        ("tiny:ldm", "method.autoencoder.imges=3", "imges: unknown key; did you mean 'images'"),
+        ("tiny:fdm", "method.transforms.0.autoencoder.factr=3", "factr: unknown key; did you mean 'factor'"),
+        ("tiny:ldm", "method.autoencoder.factor=16", "8x8 pixels cannot be encoded with factor 16"),
+        ("tiny:fdm", "method.transforms=[{kind: latent}]", "latent.autoencoder"),
+    ],
+)
+def test_wrong_autoencoders_are_one_line(latent: Path, reference: str, override: str, words: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_experiment(reference, [override])
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_autoencoder_is_shared_and_part_of_the_identity(latent: Path) -> None:
+    runs = {name: Run(experiment, 0) for name, experiment in load_suite("tiny").experiments.items()}
+    assert runs["ddpm"].autoencoder is None and runs["ddpm"].pretrain() is None
+    assert runs["fdm"].pretrain_identity == runs["ldm"].pretrain_identity != runs["mixed"].pretrain_identity
+    assert Run(load_experiment("tiny:fdm"), 1).pretrain_identity != runs["fdm"].pretrain_identity
+    longer = Run(load_experiment("tiny:fdm", ["training.images=128"]), 0)
+    assert (
+        longer.pretrain_identity == runs["fdm"].pretrain_identity
+        and longer.train_identity != runs["fdm"].train_identity
+    )
+    other = Run(load_experiment("tiny:fdm", ["method.transforms.0.autoencoder.lr=0.1"]), 0)
+    assert (
+        other.pretrain_identity != runs["fdm"].pretrain_identity and other.train_identity != runs["fdm"].train_identity
+    )
+    assert pretraining_of(runs["mixed"].experiment).shape == (1, 4, 4)  # type: ignore[union-attr]
+    assert identity(load_experiment("tiny:fdm").method) != identity(load_experiment("tiny:mixed").method)
+
+
+# --- commands -----------------------------------------------------------------------------------------------------
+
+
+def test_training_asks_for_the_autoencoder(latent: Path, fdm: Command) -> None:
+    result = fdm("train", "tiny:fdm", "--threads", "1")
+    assert result.returncode == 1 and "run `fdm pretrain`" in result.stderr and "Traceback" not in result.stderr
+    result = fdm("verify", "tiny:fdm")
+    assert result.returncode == 1 and "a learned transform is not one" in result.stderr
+    result = fdm("pretrain", "tiny:ddpm")
+    assert result.returncode == 0 and "needs no autoencoder" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["fdm", "mixed", "ldm"])
+def test_pretrain_train_sample_evaluate(latent: Path, name: str) -> None:
+    target = Path("results/tiny") / name / "seed0"
+    one = Run(load_experiment(f"tiny:{name}"), 0, "cpu", target)
+    record = one.pretrain()
+    assert record and record["metrics"]["count"] == 359
+    metrics = record["metrics"]
+    assert metrics["psnr"] > 7 and 0 < metrics["codebook_use"] <= 1 <= metrics["perplexity"] <= 32
+    assert metrics["features"]["efficientnet-lite0"]["frechet_distance"] > 0
+    trained = one.train()
+    ratios = trained["calibration"].get("power_ratios", [])
+    assert len(ratios) == {"fdm": 1, "mixed": 2, "ldm": 0}[name] and all(ratio > 0 for ratio in ratios)
+    assert one.sample()
+    samples = np.load(target / "samples.npy")
+    assert samples.shape == (128, 1, 8, 8) and samples.dtype == np.uint8 and samples.std() > 0
+    one.evaluate()
+    manifest = json.loads((target / "manifest.json").read_text())
+    assert manifest["identities"]["pretrain"] == one.pretrain_identity == manifest["records"]["pretrain"]["identity"]
+    cost = json.loads((target / "cost.json").read_text())
+    assert cost["autoencoder"]["decode_flops"] > 0
+    before = (target / "autoencoder.safetensors").stat().st_mtime_ns
+    assert one.pretrain() == record and (target / "autoencoder.safetensors").stat().st_mtime_ns == before
+    # A clone with pulled results has no run store: the copies will do.
+    (latent / "work").rename(latent / "gone")
+    again = Run(one.experiment, 0, "cpu", target)
+    network, loaded = again.model()
+    assert torch.isfinite(loaded.finish(torch.zeros(2, *loaded.stages[0].shape))).all() and not network.training
