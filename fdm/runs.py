@@ -198,7 +198,7 @@ class Run:
                         digest,
                         root() / "reference",
                         device=str(self.torch_device),
-                        progress=lambda done, total: bar.advance(done - bar.done),
+                        progress=bar.update,
                     )
                 write_json(
                     folder / "metrics.json",
