@@ -7,7 +7,6 @@ weights. The weights that are kept are the last ones: a moving average would not
 from __future__ import annotations
 
 import math
-import signal
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,11 +24,10 @@ from fdm.networks.discriminator import Discriminator, adaptive_weight, hinge
 from fdm.networks.perceptual import NAME as PERCEPTUAL_NETWORK
 from fdm.networks.perceptual import PerceptualLoss
 from fdm.processes import Pretraining
-from fdm.progress import Progress
 from fdm.rng import Purpose, derived_seed, step_generator, training_order
 from fdm.training.checkpoint import load_tensors, optimizer_tensors, restore_optimizer, save_tensors
 from fdm.training.log import Log
-from fdm.training.loop import FLUSH_STEPS, Interrupted, stop_signals
+from fdm.training.steps import run_steps
 
 STATISTICS_IMAGES = 16_384
 """Latents are standardised by at most so many training images."""
@@ -207,12 +205,12 @@ def pretrain(
         start, before = int(metadata["step"]), float(metadata["seconds"])
     log = Log(Row, folder / LOG, start)
     pending: list[tuple[int, Tensor]] = []
-    began = saved = time.monotonic()
+    began = time.monotonic()
 
     def elapsed() -> float:
         return before + time.monotonic() - began
 
-    def flush() -> Row:
+    def flush() -> str:
         values = torch.stack([terms for _, terms in pending]).tolist()
         rows = [_row(trainer, step, terms, elapsed()) for (step, _), terms in zip(pending, values, strict=True)]
         for row in rows:
@@ -223,30 +221,19 @@ def pretrain(
                 )
         log.add(rows)
         pending.clear()
-        return rows[-1]
+        return f"mse {rows[-1].reconstruction:.4f}"
 
     def save(step: int) -> None:
         log.write()
         trainer.save(state, {"identity": identity, "step": str(step), "seconds": repr(elapsed())})
 
     title = f"pretrain {name} seed {seed}"
+
+    def step(number: int) -> None:
+        pending.append((number, trainer.step(number, images)))
+
     try:
-        with stop_signals() as asked, Progress(title, config.steps * config.batch, "img", start * config.batch) as bar:
-            for step in range(start, config.steps):
-                pending.append((step, trainer.step(step, images)))
-                last = step + 1 == config.steps
-                if len(pending) == FLUSH_STEPS or last or asked:
-                    row = flush()
-                    bar.advance((step + 1) * config.batch - bar.done, f"mse {row.reconstruction:.4f}")
-                    if asked:
-                        save(step + 1)
-                        raise Interrupted(
-                            f"{title}: stopped by {signal.Signals(asked[0]).name} at step {step + 1} of {config.steps}; "
-                            f"the state is saved, the same command goes on from there"
-                        )
-                    if time.monotonic() - saved >= checkpoint_seconds and not last:
-                        save(step + 1)
-                        saved = time.monotonic()
+        run_steps(title, range(start, config.steps), config.batch, step, flush, save, checkpoint_seconds)
         log.write()
     finally:
         log.close()

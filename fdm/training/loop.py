@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import json
 import math
-import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -28,19 +25,13 @@ from fdm.errors import UserError
 from fdm.experiment import Experiment
 from fdm.networks.unet import UNet
 from fdm.processes import Process, build_process
-from fdm.progress import Progress
 from fdm.rng import Purpose, derived_seed, step_generator, training_order
 from fdm.training.checkpoint import load_tensors, optimizer_tensors, restore_optimizer, save_tensors
 from fdm.training.log import Log, Row
+from fdm.training.steps import run_steps
 from fdm.transforms import Codec
 
 CALIBRATION_IMAGES = 4096
-FLUSH_STEPS = 10
-"""Losses are read from the device once per so many steps: each reading waits for it."""
-
-
-class Interrupted(UserError):
-    """A signal asked the process to stop; the state is saved and the same command goes on from there."""
 
 
 class Trainer:
@@ -174,12 +165,12 @@ def train(
         start, before = int(metadata["step"]), float(metadata["seconds"])
     log = Log(Row, folder / "training.csv", start)
     pending: list[tuple[int, int, Tensor, Tensor]] = []
-    began = saved = time.monotonic()
+    began = time.monotonic()
 
     def elapsed() -> float:
         return before + time.monotonic() - began
 
-    def flush() -> float:
+    def flush() -> str:
         losses = torch.stack([loss for _, _, loss, _ in pending]).tolist()
         norms = torch.stack([norm for _, _, _, norm in pending]).tolist()
         rows = [
@@ -194,30 +185,19 @@ def train(
                 )
         log.add(rows)
         pending.clear()
-        return rows[-1].loss
+        return f"loss {rows[-1].loss:.4f}"
 
     def save(step: int) -> None:
         log.write()
         trainer.save(state, {"identity": identity, "step": str(step), "seconds": repr(elapsed())})
 
     title = f"train {experiment.name} seed {seed}"
+
+    def step(number: int) -> None:
+        pending.append((number, *trainer.step(number, images)))
+
     try:
-        with stop_signals() as asked, Progress(title, config.steps * config.batch, "img", start * config.batch) as bar:
-            for step in range(start, config.steps):
-                pending.append((step, *trainer.step(step, images)))
-                last = step + 1 == config.steps
-                if len(pending) == FLUSH_STEPS or last or asked:
-                    loss = flush()
-                    bar.advance((step + 1) * config.batch - bar.done, f"loss {loss:.4f}")
-                    if asked:
-                        save(step + 1)
-                        raise Interrupted(
-                            f"{title}: stopped by {signal.Signals(asked[0]).name} at step {step + 1} of {config.steps}; "
-                            f"the state is saved, the same command goes on from there"
-                        )
-                    if time.monotonic() - saved >= checkpoint_seconds and not last:
-                        save(step + 1)
-                        saved = time.monotonic()
+        run_steps(title, range(start, config.steps), config.batch, step, flush, save, checkpoint_seconds)
         log.write()
     finally:
         log.close()
@@ -235,20 +215,3 @@ def train(
         "calibration": dict(calibration),
         "stage_steps": [sum(row.stage == stage.index for row in log.rows) for stage in process.stages],
     }
-
-
-@contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """Collect SIGTERM, SIGINT and SIGUSR1 (a scheduler's warning) instead of dying in the middle of a step."""
-    asked: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        asked.append(number)
-
-    watched = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-    old = {number: signal.signal(number, note) for number in watched}
-    try:
-        yield asked
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)

@@ -1,0 +1,78 @@
+"""The steps of a run that can be stopped at any moment: reading losses now and then, saving, stopping on a signal."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from fdm.errors import UserError
+from fdm.progress import Progress
+
+FLUSH_STEPS = 10
+"""Losses are read from the device once per so many steps: each reading waits for it."""
+
+
+class Interrupted(UserError):
+    """A signal asked the process to stop; the state is saved and the same command goes on from there."""
+
+
+def run_steps(
+    title: str,
+    steps: range,
+    batch: int,
+    step: Callable[[int], None],
+    flush: Callable[[], str],
+    save: Callable[[int], None],
+    checkpoint_seconds: float,
+) -> None:
+    """Take ``steps`` (from the first not yet taken to the last), with progress under ``title``.
+
+    Args:
+        batch: images per step, for the progress.
+        step: takes one step.
+        flush: reads and logs what the steps since the last call left on the device; returns a note for the progress.
+        save: writes the state, given the number of steps taken.
+        checkpoint_seconds: time between saves.
+
+    Raises:
+        Interrupted: SIGTERM, SIGINT or SIGUSR1 arrived; the state is saved.
+    """
+    saved, pending = time.monotonic(), 0
+    with stop_signals() as asked, Progress(title, steps.stop * batch, "img", steps.start * batch) as bar:
+        for number in steps:
+            step(number)
+            pending += 1
+            done, last = number + 1, number + 1 == steps.stop
+            if pending < FLUSH_STEPS and not last and not asked:
+                continue
+            bar.advance(pending * batch, flush())
+            pending = 0
+            if asked:
+                save(done)
+                raise Interrupted(
+                    f"{title}: stopped by {signal.Signals(asked[0]).name} at step {done} of {steps.stop}; "
+                    f"the state is saved, the same command goes on from there"
+                )
+            if time.monotonic() - saved >= checkpoint_seconds and not last:
+                save(done)
+                saved = time.monotonic()
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """Collect SIGTERM, SIGINT and SIGUSR1 (a scheduler's warning) instead of dying in the middle of a step."""
+    asked: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+
+    watched = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    old = {number: signal.signal(number, note) for number in watched}
+    try:
+        yield asked
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
