@@ -86,6 +86,10 @@ class Experiment(Frozen):
             raise ValueError(
                 f"sampling.classes: there is no class {max(wanted)}; conditioning.classes={self.classes} are 0 to {self.classes - 1}"
             )
+        if wanted is not None and guidance == 0:
+            raise ValueError(
+                "sampling.classes has no meaning with sampling.guidance=0, which tells the network no class"
+            )
         if self.conditioning.dropout == 0 and guidance != 1:
             raise ValueError(
                 f"sampling.guidance={guidance:g} needs the unconditional network too, which conditioning.dropout=0 never "

@@ -337,6 +337,7 @@ def test_no_class_is_no_label(project: Path) -> None:
 def test_classes_and_rows() -> None:
     config = SamplingConfig(count=30)
     assert class_cycle(config, 0) == () and class_cycle(config, 4) == (0, 1, 2, 3)
+    assert class_cycle(SamplingConfig(guidance=0), 4) == (), "samples that were told no class have none"
     assert classes_of(range(10), range(8, 13)) == [8, 9, 0, 1, 2]
     fixed = class_cycle(SamplingConfig(classes=(3, 3, 7)), 10)
     assert fixed == (3, 3, 7)
@@ -412,6 +413,10 @@ def test_the_report_names_the_rows(tmp_path: Path) -> None:
         ([TEN, "sampling.guidance=.inf"], "guidance: input should be a finite number"),
         ([TEN, "sampling.classes=[3, 10]"], "there is no class 10; conditioning.classes=10 are 0 to 9"),
         ([TEN, "sampling.classes=[]"], "at least 1 item"),
+        (
+            [TEN, "sampling.classes=[3]", "sampling.guidance=0"],
+            "sampling.classes has no meaning with sampling.guidance=0",
+        ),
         ([TEN, "conditioning.dropout=0", "sampling.guidance=2"], "which conditioning.dropout=0 never trains"),
         ([TEN, "conditioning.dropout=0", "sampling.guidance=0"], "which conditioning.dropout=0 never trains"),
         ([TEN, "conditioning.dropout=1"], "conditioning.dropout=1 hides them all"),

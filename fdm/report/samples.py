@@ -85,11 +85,9 @@ def side_by_side(results: Results, grids: dict[str, np.ndarray]) -> Figure:
     """All methods' grids in one figure, for use outside the page."""
     columns = min(2, len(results.methods))
     lines = -(-len(results.methods) // columns)
-    first = next(iter(grids.values()))
+    tallest = max(picture.shape[0] / picture.shape[1] for picture in grids.values())
     side = 4.5
-    figure = Figure(
-        figsize=(side * columns, lines * (side * first.shape[0] / first.shape[1] + 0.35)), layout="constrained"
-    )
+    figure = Figure(figsize=(side * columns, lines * (side * tallest + 0.35)), layout="constrained")
     for axes, method in zip(figure.subplots(lines, columns, squeeze=False).flat, results.methods, strict=False):
         axes.imshow(grids[method.name], interpolation="none")
         axes.set_title(method.title, color=INK)

@@ -8,8 +8,11 @@ from fdm.config import SamplingConfig
 
 
 def class_cycle(config: SamplingConfig, classes: int) -> tuple[int, ...]:
-    """Classes that samples take in turn: those that are configured, or all of ``classes``; none where that is 0."""
-    return config.classes or tuple(range(classes))
+    """Classes that samples take in turn: those that are configured, or all of ``classes``.
+
+    None where the network knows none (``classes`` is 0), or is told none (guidance is 0).
+    """
+    return () if config.guidance == 0 else config.classes or tuple(range(classes))
 
 
 def classes_of(cycle: Sequence[int], samples: Sequence[int]) -> list[int]:
