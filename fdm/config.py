@@ -137,6 +137,13 @@ class AutoencoderConfig(Frozen):
         return -(-self.images // self.batch)
 
 
+class ConditioningConfig(Frozen):
+    """Class-conditional denoiser: one network for p(x | class) and p(x), as classifier-free guidance needs it. [CFG]"""
+
+    classes: Annotated[int, Field(ge=2)] = Field(description="number of classes; training checks it against the data")
+    dropout: Fraction = Field(0.1, description="share of training images whose class is hidden: these train p(x)")
+
+
 class TrainingConfig(Frozen):
     """One optimisation budget, counted in images seen so that batch sizes compare."""
 
@@ -165,7 +172,7 @@ class TrainingConfig(Frozen):
 
 
 class SamplingConfig(Frozen):
-    """How samples are drawn. ``steps`` counts network evaluations."""
+    """How samples are drawn. ``steps`` counts network evaluations, or pairs of them (see ``passes``)."""
 
     count: Positive = 1000
     steps: Positive = 100
@@ -177,6 +184,17 @@ class SamplingConfig(Frozen):
         False, description="clip predicted signals to [-1, 1]: needed where eps is predicted, a bias elsewhere"
     )
     batch: Positive = Field(64, description="images per network call; results do not depend on it")
+    guidance: Annotated[float, Field(ge=0)] = Field(
+        1.0, description="weight w of uncond + w (cond - uncond): 1 conditional, 0 unconditional, above 1 guided"
+    )
+    classes: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | None = Field(
+        None, description="classes that samples take in turn; default: all of them, so that sample i has class i mod K"
+    )
+
+    @property
+    def passes(self) -> int:
+        """Network evaluations per step: guidance takes two unless it is one of the two networks alone."""
+        return 1 if self.guidance in (0, 1) else 2
 
 
 class EvaluationConfig(Frozen):

@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, model_va
 
 from fdm.config import (
     AutoencoderConfig,
+    ConditioningConfig,
     DatasetConfig,
     EvaluationConfig,
     Frozen,
@@ -36,7 +37,10 @@ BLOCKS: dict[str, type[BaseModel]] = {
     "training": TrainingConfig,
     "sampling": SamplingConfig,
     "evaluation": EvaluationConfig,
+    "conditioning": ConditioningConfig,
 }
+OPTIONAL = frozenset({"conditioning"})
+"""Blocks that an experiment may do without."""
 
 
 class Experiment(Frozen):
@@ -50,6 +54,12 @@ class Experiment(Frozen):
     training: TrainingConfig
     sampling: SamplingConfig
     evaluation: EvaluationConfig
+    conditioning: ConditioningConfig | None = None
+
+    @property
+    def classes(self) -> int:
+        """Number of classes of a conditional experiment; 0 of any other."""
+        return self.conditioning.classes if self.conditioning else 0
 
     @model_validator(mode="after")
     def _fits(self) -> Experiment:
@@ -61,6 +71,35 @@ class Experiment(Frozen):
         check_levels(self.network, self.dataset.resolution, process.stages)
         process.check_solver(self.sampling.solver)
         process.plan(self.sampling.steps)
+        return self
+
+    @model_validator(mode="after")
+    def _guidable(self) -> Experiment:
+        """Reject sampling that asks for a class, or for a network, that training does not know."""
+        guidance, wanted = self.sampling.guidance, self.sampling.classes
+        if self.conditioning is None:
+            if guidance != 1 or wanted is not None:
+                key = "classes" if guidance == 1 else f"guidance={guidance:g}"
+                raise ValueError(f"sampling.{key} needs a class-conditional experiment; set conditioning.classes")
+            return self
+        if wanted is not None and max(wanted) >= self.classes:
+            raise ValueError(
+                f"sampling.classes: there is no class {max(wanted)}; conditioning.classes={self.classes} are 0 to {self.classes - 1}"
+            )
+        if wanted is not None and guidance == 0:
+            raise ValueError(
+                "sampling.classes has no meaning with sampling.guidance=0, which tells the network no class"
+            )
+        if self.conditioning.dropout == 0 and guidance != 1:
+            raise ValueError(
+                f"sampling.guidance={guidance:g} needs the unconditional network too, which conditioning.dropout=0 never "
+                "trains; set it to 0.1, or guidance to 1"
+            )
+        if self.conditioning.dropout == 1 and guidance != 0:
+            raise ValueError(
+                f"sampling.guidance={guidance:g} needs a network that knows classes, and conditioning.dropout=1 hides them "
+                "all; set it to 0.1, or guidance to 0"
+            )
         return self
 
 
@@ -78,6 +117,7 @@ class _SuiteFile(Frozen):
     training: dict[str, Any] = Field(default_factory=dict)
     sampling: dict[str, Any] = Field(default_factory=dict)
     evaluation: dict[str, Any] = Field(default_factory=dict)
+    conditioning: dict[str, Any] | None = None
     experiments: dict[str, _SuiteEntry]
 
 
@@ -137,6 +177,8 @@ def experiment_from_dict(raw: Mapping[str, Any], where: str) -> Experiment:
     """Validate a resolved experiment, each block with an error that names its keys."""
     blocks: dict[str, Any] = dict(raw)
     for key, model in BLOCKS.items():
+        if key in OPTIONAL and blocks.get(key) is None:
+            continue
         blocks[key] = _validate(model, blocks.get(key, {}), f"{where}: {key}")
     blocks["method"] = _method(blocks.get("method", {}), f"{where}: method")
     try:
@@ -188,6 +230,7 @@ def _resolve(path: Path, file: _SuiteFile, name: str, overrides: Sequence[str]) 
         "training": file.training,
         "sampling": file.sampling,
         "evaluation": file.evaluation,
+        "conditioning": file.conditioning,
     }
     where = f"{path}: experiments.{name}"
     for key in entry.overrides:

@@ -26,7 +26,8 @@ from fdm.pretrained import AutoencoderRun, pretraining_of
 from fdm.processes import Process, build_process
 from fdm.progress import Progress
 from fdm.records import make_record
-from fdm.sampling.sampler import network_denoiser
+from fdm.sampling.classes import class_cycle
+from fdm.sampling.sampler import class_denoiser
 from fdm.sampling.shards import draw_shard, finished_parts, merge_parts, shard_range
 from fdm.sources import source_version
 from fdm.store import export, locked, record_of, root, run_folder, write_json
@@ -68,13 +69,14 @@ class Run:
 
     @cached_property
     def train_identity(self) -> str:
-        """Covers data, network, method, budget, seed, the code that trains, and the autoencoder where there is one."""
+        """Covers data, network, method, budget, seed, the code that trains, and autoencoder and classes where there are any."""
         e = self.experiment
         method = e.method.model_dump(mode="json")
         parts = [f"processes/{method['process']}", *(f"transforms/{t['kind']}" for t in method.get("transforms", ()))]
         code = source_version("training/loop", "data/pixels", *(part.replace("-", "_") for part in parts))
         pretrained = [self.autoencoder.identity] if self.autoencoder else []
-        return identity(self.data.digest, e.dataset.flip, e.network, e.method, e.training, self.seed, code, *pretrained)
+        extra = [*pretrained, *([e.conditioning] if e.conditioning else [])]
+        return identity(self.data.digest, e.dataset.flip, e.network, e.method, e.training, self.seed, code, *extra)
 
     @cached_property
     def autoencoder(self) -> AutoencoderRun | None:
@@ -154,17 +156,18 @@ class Run:
         folder = run_folder("sample", self.sample_identity)
         if not record_of(folder, "sample", self.sample_identity):
             network, process = self.model()
-            denoise = network_denoiser(network, self.torch_device)
+            cycle = class_cycle(config, self.experiment.classes)
+            denoiser = class_denoiser(network, self.torch_device, cycle, config.guidance)
             with locked(folder, f"shard{shard + 1}of{shards}"):
                 title = f"sample {self.experiment.name} seed {self.seed}"
-                draw_shard(process, denoise, config, self.seed, wanted, folder, self.torch_device, title)
+                draw_shard(process, denoiser, config, self.seed, wanted, folder, self.torch_device, title)
             # Shards may end at the same time: one of them puts the parts together, the other finds it done.
             with locked(folder, wait=True):
                 parts = finished_parts(folder)
                 if not record_of(folder, "sample", self.sample_identity):
                     if sum(part.stop - part.start for part in parts) < config.count:
                         return None
-                    outcome = merge_parts(process, denoise, config, self.seed, parts, folder, self.torch_device)
+                    outcome = merge_parts(process, denoiser, config, self.seed, parts, folder, self.torch_device, cycle)
                     record = make_record("sample", self.sample_identity, outcome, self.torch_device)
                     write_json(folder / "sample.json", record)
                     for part in parts:
@@ -214,7 +217,10 @@ class Run:
                     },
                 )
                 network, process = self.model()
-                cost = cost_of_run(network, process, e.sampling.steps, e.training.batch, train, sample)
+                sampling = e.sampling
+                cost = cost_of_run(
+                    network, process, sampling.steps, e.training.batch, train, sample, passes=sampling.passes
+                )
                 if self.autoencoder:
                     cost = add_autoencoder(cost, self.autoencoder.load(), pretrained["pretrain"])
                 write_json(folder / "cost.json", cost)
@@ -255,7 +261,7 @@ class Run:
         codec = self.autoencoder.load() if self.autoencoder else None
         calibration = json.loads(metadata["calibration"])
         process = build_process(e.method, e.dataset.channels, e.dataset.resolution, calibration, codec)
-        network = UNet(e.network, e.dataset.resolution, process.stages)
+        network = UNet(e.network, e.dataset.resolution, process.stages, e.classes)
         network.load_state_dict(tensors)
         return network.to(self.torch_device).eval(), process
 

@@ -27,21 +27,28 @@ def flops_per_evaluation(network: nn.Module, process: Process) -> dict[int, int]
 
 
 def cost_of_run(
-    network: nn.Module, process: Process, steps: int, batch: int, train: Mapping[str, Any], sample: Mapping[str, Any]
+    network: nn.Module,
+    process: Process,
+    steps: int,
+    batch: int,
+    train: Mapping[str, Any],
+    sample: Mapping[str, Any],
+    passes: int = 1,
 ) -> dict[str, Any]:
     """``cost.json`` of a denoiser, from its network and the records of its training and sampling.
 
     Args:
-        steps: network evaluations per sample.
+        steps: of the sampler, each of ``passes`` network evaluations.
         batch: images per training step.
+        passes: 2 where guidance evaluates the network with and without class.
     """
     per_stage = flops_per_evaluation(network, process)
     seen = {stage: count * batch for stage, count in enumerate(train["stage_steps"])}
     return {
         "parameters": train["parameters"],
-        "evaluations_per_sample": steps,
+        "evaluations_per_sample": passes * steps,
         "flops_per_evaluation": {str(stage): flops for stage, flops in per_stage.items()},
-        "flops_per_sample": sampling_flops(per_stage, process.plan(steps)),
+        "flops_per_sample": passes * sampling_flops(per_stage, process.plan(steps)),
         "seconds_per_sample": sample["seconds"] / sample["count"],
         "peak_memory_bytes": sample["peak_memory_bytes"],
         "device": sample["device"],

@@ -33,10 +33,11 @@ def print_estimate(experiment: Experiment, console: Console | None = None) -> No
     """Parameters, FLOPs and measured speed per stage, and the time that training and sampling would take on this machine."""
     console = console or Console()
     process = build_process(experiment.method, experiment.dataset.channels, experiment.dataset.resolution)
-    network = UNet(experiment.network, experiment.dataset.resolution, process.stages)
+    network = UNet(experiment.network, experiment.dataset.resolution, process.stages, experiment.classes)
     per_stage = flops_per_evaluation(network, process)
-    plan = process.plan(experiment.sampling.steps)
-    evaluations = [sum(isinstance(e, Move) and e.stage == stage.index for e in plan) for stage in process.stages]
+    plan, passes = process.plan(experiment.sampling.steps), experiment.sampling.passes
+    moves = [event.stage for event in plan if isinstance(event, Move)]
+    evaluations = [passes * moves.count(stage.index) for stage in process.stages]
     batch = min(PROBE_BATCH, experiment.training.batch)
 
     table = Table(title=f"{experiment.title}: stages, from data to noise")
@@ -72,8 +73,8 @@ def print_estimate(experiment: Experiment, console: Console | None = None) -> No
     console.print(table)
     count = experiment.sampling.count
     console.print(
-        f"{sum(p.numel() for p in network.parameters()):,} parameters · {experiment.sampling.steps} evaluations and "
-        f"{sampling_flops(per_stage, plan) / 1e9:,.2f} GFLOP per sample (a multiply-add counts as two)\n"
+        f"{sum(p.numel() for p in network.parameters()):,} parameters · {passes * experiment.sampling.steps} evaluations and "
+        f"{passes * sampling_flops(per_stage, plan) / 1e9:,.2f} GFLOP per sample (a multiply-add counts as two)\n"
         f"on this machine's CPU ({torch.get_num_threads()} threads, batches of {batch}): training "
         f"≈ {training / 60:,.1f} min for {experiment.training.images:,} images, {count:,} samples ≈ {count * sampling / 60:,.1f} min"
     )

@@ -13,7 +13,7 @@ from fdm.report.load import Method, Results, load
 from fdm.report.page import Drawing, Grid, render, slug
 from fdm.report.plan import read_plan
 from fdm.report.reverse import reverse_process
-from fdm.report.samples import COLUMNS, ROWS, encode, grid, side_by_side
+from fdm.report.samples import encode, grid, shown, side_by_side
 from fdm.report.settings import describe, settings_table
 from fdm.report.style import Look
 from fdm.report.tables import main_table, runs_table, stage_table, training_table
@@ -86,14 +86,16 @@ def _write(results: Results, part: Path) -> str:
             style.save(training_curves(results, looks), figures, "training"),
         )
         reverse = [_reverse(method, results, looks[method.name], figures) for method in results.methods]
-        pictures = {method.name: grid(method.runs[0].samples(COLUMNS * ROWS)) for method in results.methods}
+        selections = {method.name: shown(method.runs[0]) for method in results.methods}
+        pictures = {method.name: grid(method.runs[0], selections[method.name]) for method in results.methods}
         style.save(side_by_side(results, pictures), figures, "samples")
     grids = []
     for method in results.methods:
         media, content = encode(pictures[method.name])
         height, width = pictures[method.name].shape[:2]
         alt = f"Grid of samples of {method.title}, seed {method.runs[0].seed}"
-        grids.append(Grid(method.name, method.title, describe(method, results), alt, media, content, width, height))
+        caption = " · ".join(filter(None, (describe(method, results), selections[method.name].caption)))
+        grids.append(Grid(method.name, method.title, caption, alt, media, content, width, height))
     return render(results, looks, {table.name: table for table in tables}, quality, curves, reverse, grids)
 
 

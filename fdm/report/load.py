@@ -72,9 +72,14 @@ class Cost(File):
 
 
 class Record(File):
-    """``train.json``, ``sample.json`` and their copies in the manifest."""
+    """``train.json``, ``sample.json`` and their copies in the manifest.
+
+    Attributes:
+        classes: of a class-conditional ``sample.json``: sample i has class ``classes[i mod len(classes)]``.
+    """
 
     identity: str
+    classes: tuple[int, ...] | None = None
 
 
 class Manifest(File):

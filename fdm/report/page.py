@@ -118,6 +118,11 @@ def render(
         samples_caption=(
             f"The first {min(32, first.metrics.samples)} samples of each method under seed {first.seed}, not "
             "selected. Sample i uses the same stream of noise in every method."
+            + (
+                " Where a method knows classes, each row shows the first samples of one class."
+                if any(run.manifest.records["sample"].classes for run in results.runs)
+                else ""
+            )
         ),
         reverse_caption=(
             "From noise (left) to data (right), two samples per method: above the noisy state z, below the signal "

@@ -1,15 +1,18 @@
-"""Grids of a method's first samples: the same count and layout for every method, drawn from samples.npy."""
+"""Grids of a method's first samples, drawn from samples.npy: the same count and layout for every method, or one row per class."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from fdm.report.load import Results
+from fdm.report.load import Results, Run
 from fdm.report.style import INK
+from fdm.sampling.classes import class_rows
 
 COLUMNS, ROWS = 8, 4
 CELL = 96
@@ -18,19 +21,48 @@ GAP = "#808080"  # of the gaps where transparency cannot be stored; fits a light
 LARGE = 400_000
 
 
-def grid(samples: np.ndarray) -> np.ndarray:
-    """uint8 (height, width, 4): up to 8 × 4 samples, small ones enlarged by whole factors, with transparent gaps."""
-    count, channels, height, width = samples.shape
+@dataclass(frozen=True)
+class Shown:
+    """Which samples a grid shows, row by row, and which classes the rows are, where the model knows any."""
+
+    rows: tuple[Sequence[int], ...]
+    classes: tuple[str, ...] = ()
+
+    @property
+    def caption(self) -> str:
+        """``rows: zero, one, …``, or nothing."""
+        return f"rows: {', '.join(self.classes)}" if self.classes else ""
+
+
+def shown(run: Run) -> Shown:
+    """The first 8 × 4 samples, or the first 8 of each class."""
+    count = run.metrics.samples
+    cycle = run.manifest.records["sample"].classes
+    if not cycle:
+        first = range(min(count, COLUMNS * ROWS))
+        return Shown(tuple(first[start : start + COLUMNS] for start in range(0, len(first), COLUMNS)))
+    rows = class_rows(cycle, count, COLUMNS)
+    known = dict(enumerate(run.manifest.data.get("classes") or ()))
+    return Shown(tuple(rows.values()), tuple(str(known.get(label, label)) for label in rows))
+
+
+def grid(run: Run, selection: Shown) -> np.ndarray:
+    """uint8 (height, width, 4): rows of up to 8 samples, small ones enlarged by whole factors, with transparent gaps."""
+    rows = selection.rows
+    samples = run.samples(1 + max(index for row in rows for index in row))
+    _, channels, height, width = samples.shape
     picture = samples if channels == 3 else np.repeat(samples[:, :1], 3, axis=1)
     factor = max(1, CELL // max(height, width))
     picture = picture.repeat(factor, axis=2).repeat(factor, axis=3).transpose(0, 2, 3, 1)
-    rows = -(-count // COLUMNS)
     gap = 4
-    canvas = np.zeros((rows * (height * factor + gap) - gap, COLUMNS * (width * factor + gap) - gap, 4), dtype=np.uint8)
-    for i, image in enumerate(picture):
-        y, x = i // COLUMNS * (height * factor + gap), i % COLUMNS * (width * factor + gap)
-        canvas[y : y + height * factor, x : x + width * factor, :3] = image
-        canvas[y : y + height * factor, x : x + width * factor, 3] = 255
+    canvas = np.zeros(
+        (len(rows) * (height * factor + gap) - gap, COLUMNS * (width * factor + gap) - gap, 4), dtype=np.uint8
+    )
+    for down, row in enumerate(rows):
+        for across, index in enumerate(row):
+            y, x = down * (height * factor + gap), across * (width * factor + gap)
+            canvas[y : y + height * factor, x : x + width * factor, :3] = picture[index]
+            canvas[y : y + height * factor, x : x + width * factor, 3] = 255
     return canvas
 
 
@@ -53,11 +85,9 @@ def side_by_side(results: Results, grids: dict[str, np.ndarray]) -> Figure:
     """All methods' grids in one figure, for use outside the page."""
     columns = min(2, len(results.methods))
     lines = -(-len(results.methods) // columns)
-    first = next(iter(grids.values()))
+    tallest = max(picture.shape[0] / picture.shape[1] for picture in grids.values())
     side = 4.5
-    figure = Figure(
-        figsize=(side * columns, lines * (side * first.shape[0] / first.shape[1] + 0.35)), layout="constrained"
-    )
+    figure = Figure(figsize=(side * columns, lines * (side * tallest + 0.35)), layout="constrained")
     for axes, method in zip(figure.subplots(lines, columns, squeeze=False).flat, results.methods, strict=False):
         axes.imshow(grids[method.name], interpolation="none")
         axes.set_title(method.title, color=INK)

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
+from fdm.networks.unet import NO_CLASS
 from fdm.processes import Event, Move, Process
 from fdm.rng import sample_noise
+from fdm.sampling.classes import classes_of
 from fdm.sampling.solvers import Denoiser, Solver, State
 from fdm.store import write_atomic
 
@@ -22,14 +24,46 @@ TRAJECTORY_FRAMES = 12
 Observer = Callable[[Move, State], None]
 
 
-def network_denoiser(network: torch.nn.Module, device: torch.device | str) -> Denoiser:
-    """The network as the solver calls it: one time for the whole batch."""
+def network_denoiser(
+    network: torch.nn.Module,
+    device: torch.device | str,
+    labels: Int[Tensor, " b"] | None = None,
+    guidance: float = 1.0,
+) -> Denoiser:
+    """The network as the solver calls it: one time for the whole batch.
+
+    Args:
+        labels: class of each sample of the batch; None evaluates an unconditional network, or a conditional one without class.
+        guidance: w of uncond + w (cond - uncond), which is valid for every target because all are affine in the data
+            for a given state. [CFG] w = 1 and w = 0 evaluate one of the two alone, anything else both in one doubled batch.
+    """
 
     def denoise(z: Tensor, t: float, stage: int) -> Tensor:
-        output: Tensor = network(z, torch.full((len(z),), t, dtype=torch.float32, device=device), stage)
+        times = torch.full((len(z),), t, dtype=torch.float32, device=device)
+        output: Tensor
+        if labels is None or guidance == 0:
+            output = network(z, times, stage)
+        elif guidance == 1:
+            output = network(z, times, stage, labels)
+        else:
+            told = torch.cat([labels, torch.full_like(labels, NO_CLASS)])
+            with_class, without = network(z.repeat(2, 1, 1, 1), times.repeat(2), stage, told).float().chunk(2)
+            output = without + guidance * (with_class - without)
         return output.float()
 
     return denoise
+
+
+def class_denoiser(
+    network: torch.nn.Module, device: torch.device | str, cycle: Sequence[int], guidance: float
+) -> Callable[[Sequence[int]], Denoiser]:
+    """Global sample indices -> their denoiser: sample i has class ``cycle[i mod len]``, or none where the cycle is empty."""
+
+    def denoiser(samples: Sequence[int]) -> Denoiser:
+        labels = torch.tensor(classes_of(cycle, samples), device=device) if cycle else None
+        return network_denoiser(network, device, labels, guidance)
+
+    return denoiser
 
 
 @torch.inference_mode()
@@ -70,15 +104,21 @@ def draw(
     return process.finish(state.z)
 
 
-def save_grid(path: Path, images: np.ndarray, columns: int = 8) -> None:
-    """A PNG of the first columns**2 images (N, C, H, W) uint8, row by row, with a two-pixel gap."""
-    images = images[: columns * columns]
+def save_grid(path: Path, images: np.ndarray, columns: int = 8, rows: Sequence[Sequence[int]] | None = None) -> None:
+    """A PNG of some of the images (N, C, H, W) uint8, with a two-pixel gap.
+
+    Args:
+        rows: indices of the images in each row; default: the first columns**2, row by row.
+    """
     count, channels, height, width = images.shape
-    rows = -(-count // columns)
-    sheet = np.full((rows * (height + 2) + 2, columns * (width + 2) + 2, channels), 128, dtype=np.uint8)
-    for index, image in enumerate(images):
-        top, left = 2 + index // columns * (height + 2), 2 + index % columns * (width + 2)
-        sheet[top : top + height, left : left + width] = image.transpose(1, 2, 0)
+    if rows is None:
+        shown = range(min(count, columns * columns))
+        rows = [shown[start : start + columns] for start in range(0, len(shown), columns)]
+    sheet = np.full((len(rows) * (height + 2) + 2, columns * (width + 2) + 2, channels), 128, dtype=np.uint8)
+    for down, row in enumerate(rows):
+        for across, index in enumerate(row):
+            top, left = 2 + down * (height + 2), 2 + across * (width + 2)
+            sheet[top : top + height, left : left + width] = images[index].transpose(1, 2, 0)
     picture = Image.fromarray(sheet if channels == 3 else sheet[:, :, 0])
     scale = max(1, 512 // picture.width)
     picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)

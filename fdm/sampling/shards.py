@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from fdm.device import peak_memory, stopwatch
 from fdm.errors import UserError
 from fdm.processes import Process
 from fdm.progress import Progress
+from fdm.sampling.classes import class_rows
 from fdm.sampling.sampler import Trajectory, draw, save_grid
 from fdm.sampling.solvers import Denoiser, build_solver
 from fdm.store import write_atomic
@@ -97,7 +98,7 @@ def save_part(folder: Path, samples: range, images: Float[Tensor, "b c h w"], se
 
 def draw_shard(
     process: Process,
-    denoise: Denoiser,
+    denoiser: Callable[[Sequence[int]], Denoiser],
     config: SamplingConfig,
     seed: int,
     wanted: range,
@@ -105,7 +106,11 @@ def draw_shard(
     device: torch.device,
     title: str,
 ) -> None:
-    """Draw what is missing of ``wanted``, batch by batch, into parts in ``folder``; progress under ``title``."""
+    """Draw what is missing of ``wanted``, batch by batch, into parts in ``folder``; progress under ``title``.
+
+    Args:
+        denoiser: global sample indices -> the denoiser of that batch.
+    """
     plan, solver = process.plan(config.steps), build_solver(config)
     batches = list(missing_batches(wanted, finished_parts(folder), config.batch))
     missing = sum(len(batch) for batch in batches) * len(plan)
@@ -115,7 +120,7 @@ def draw_shard(
             began = stopwatch(device)
             images = draw(
                 process,
-                denoise,
+                denoiser(batch),
                 solver,
                 plan,
                 seed,
@@ -129,14 +134,19 @@ def draw_shard(
 
 def merge_parts(
     process: Process,
-    denoise: Denoiser,
+    denoiser: Callable[[Sequence[int]], Denoiser],
     config: SamplingConfig,
     seed: int,
     parts: Sequence[Part],
     folder: Path,
     device: torch.device,
+    cycle: Sequence[int] = (),
 ) -> dict[str, Any]:
-    """Write ``samples.npy``, ``grid.png`` and ``trajectory.npz`` from all parts; returns what the record says of them."""
+    """Write ``samples.npy``, ``grid.png`` and ``trajectory.npz`` from all parts; returns what the record says of them.
+
+    Args:
+        cycle: classes that the samples take in turn; the grid then has one row for each.
+    """
     loaded = [part.load() for part in parts]
     images = np.concatenate([images for images, _ in loaded])
 
@@ -145,16 +155,17 @@ def merge_parts(
             np.save(file, images)
 
     write_atomic(folder / "samples.npy", save)
-    save_grid(folder / "grid.png", images)
+    save_grid(folder / "grid.png", images, rows=list(class_rows(cycle, len(images)).values()) if cycle else None)
     plan = process.plan(config.steps)
     trajectory = Trajectory(plan)
     first = range(min(TRAJECTORY_SAMPLES, config.count))
     solver = build_solver(config)
-    draw(process, denoise, solver, plan, seed, first, clip=config.clip, device=device, observe=trajectory)
+    draw(process, denoiser(first), solver, plan, seed, first, clip=config.clip, device=device, observe=trajectory)
     trajectory.save(folder / "trajectory.npz")
     return {
         "count": len(images),
         "seconds": sum(seconds for _, seconds in loaded),
         "batch": config.batch,
         "peak_memory_bytes": peak_memory(device),
+        **({"classes": list(cycle)} if cycle else {}),
     }

@@ -23,10 +23,11 @@ from fdm.config import TrainingConfig
 from fdm.data import Split, to_float
 from fdm.errors import UserError
 from fdm.experiment import Experiment
-from fdm.networks.unet import UNet
+from fdm.networks.unet import NO_CLASS, UNet
 from fdm.processes import Process, build_process
 from fdm.rng import Purpose, derived_seed, step_generator, training_order
 from fdm.training.checkpoint import load_tensors, optimizer_tensors, restore_optimizer, save_tensors
+from fdm.training.labels import training_labels
 from fdm.training.log import Log, Row
 from fdm.training.steps import run_steps
 from fdm.transforms import Codec
@@ -42,7 +43,10 @@ class Trainer:
         self.flip = experiment.dataset.flip
         self.process, self.seed, self.fabric = process, seed, fabric
         torch.manual_seed(derived_seed(seed, Purpose.INIT))
-        self.network = UNet(experiment.network, experiment.dataset.resolution, process.stages).to(fabric.device)
+        self.network = UNet(experiment.network, experiment.dataset.resolution, process.stages, experiment.classes).to(
+            fabric.device
+        )
+        self.conditioning = experiment.conditioning
         self.average = AveragedModel(self.network, multi_avg_fn=self._update_average)
         optimizer = torch.optim.AdamW(
             self.network.parameters(), self.config.lr, self.config.betas, weight_decay=self.config.weight_decay
@@ -63,8 +67,12 @@ class Trainer:
             rate *= 0.5 * (1 + math.cos(math.pi * step / self.config.steps))
         return rate
 
-    def step(self, step: int, images: Tensor) -> tuple[int, Tensor, Tensor]:
-        """One optimiser step on all of ``images`` (N, C, H, W) uint8; returns stage, loss and gradient norm (0-d)."""
+    def step(self, step: int, images: Tensor, labels: Tensor | None = None) -> tuple[int, Tensor, Tensor]:
+        """One optimiser step on a batch of ``images`` (N, C, H, W) uint8; returns stage, loss and gradient norm (0-d).
+
+        Args:
+            labels: classes (N,) int64 of the images, where the experiment is conditional.
+        """
         config, device = self.config, self.fabric.device
         draws = step_generator(self.seed, step, device)
         stage_index = int(torch.multinomial(self._shares.to(device), 1, generator=draws))
@@ -78,6 +86,12 @@ class Trainer:
         offsets = torch.rand(config.batch, generator=draws, device=device, dtype=torch.float64)
         t = stage.start + stage.length * (torch.arange(config.batch, device=device) + offsets) / config.batch
         eps = torch.randn(config.batch, *stage.shape, generator=draws, device=device)
+        told: Tensor | None = None
+        if self.conditioning is not None:
+            assert labels is not None
+            # Drawn last: stages, times and noise are those of the unconditional run.
+            hidden = torch.rand(config.batch, generator=draws, device=device) < self.conditioning.dropout
+            told = labels[order.to(labels.device)].to(device).masked_fill(hidden, NO_CLASS)
         torch.manual_seed(derived_seed(self.seed, Purpose.STEP, step))  # dropout draws from the global generator
 
         for group in self.optimizer.param_groups:
@@ -87,7 +101,7 @@ class Trainer:
         for part in range(config.accumulate):
             rows = slice(part * micro, (part + 1) * micro)
             example = self.process.example(x[rows], t[rows], stage_index, eps[rows])
-            output = self.model(example.z, t[rows], stage_index)
+            output = self.model(example.z, t[rows], stage_index, None if told is None else told[rows])
             loss = self.process.loss(output.float(), example.target, example.weight) / config.accumulate
             self.fabric.backward(loss)
             total += loss.detach()
@@ -146,10 +160,11 @@ def train(
         What the run's record says of it: parameters, steps, images, seconds, calibration.
 
     Raises:
-        UserError: the loss is not finite, or the state on disk is damaged.
+        UserError: the loss is not finite, the state on disk is damaged, or the data lack the experiment's classes.
         Interrupted: SIGTERM, SIGINT or SIGUSR1 arrived; the state is saved.
     """
     config = experiment.training
+    labels = training_labels(experiment, data)
     images = torch.from_numpy(np.array(data.images))  # all of it in memory, and writable as torch wants it
     channels, resolution = experiment.dataset.channels, experiment.dataset.resolution
     plain = build_process(experiment.method, channels, resolution, codec=codec)
@@ -194,7 +209,7 @@ def train(
     title = f"train {experiment.name} seed {seed}"
 
     def step(number: int) -> None:
-        pending.append((number, *trainer.step(number, images)))
+        pending.append((number, *trainer.step(number, images, labels)))
 
     try:
         run_steps(title, range(start, config.steps), config.batch, step, flush, save, checkpoint_seconds)

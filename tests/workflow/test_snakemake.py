@@ -207,3 +207,15 @@ def test_lint_and_format(clone: Repository) -> None:
 def test_no_rule_calls_dvc() -> None:
     for path in [ROOT / "Snakefile", *(ROOT / "workflow/rules").glob("*.smk")]:
         assert "dvc repro" not in path.read_text() and '"dvc ' not in path.read_text()
+
+
+def test_experiments_that_differ_only_in_sampling_train_once(clone: Repository) -> None:
+    """One after the other though there are cores for both: the second finds the run of the first and copies it."""
+    clone.edit_suite(
+        lambda suite: suite["experiments"].update(again={"method": "ddpm", "overrides": {"sampling": {"steps": 4}}})
+    )
+    targets = [f"results/smoke/{name}/seed0/train.json" for name in ("ddpm", "again")]
+    clone.snakemake("--cores", "4", *targets)
+    assert len(list(clone.root.glob("work/train-*"))) == 1
+    assert (clone.root / targets[0]).read_bytes() == (clone.root / targets[1]).read_bytes()
+    assert clone.plan() == {"train": 1, "sample": 3, "evaluate": 3, "report": 1}

@@ -144,6 +144,24 @@ def shared_autoencoder(wildcards):
     return []
 
 
+def training(name):
+    """What the training of an experiment is made of."""
+    e = SUITE.experiments[name]
+    return identity(e.dataset, e.network, e.method, e.training, e.conditioning)
+
+
+TRAININGS = {name: training(name) for name in SUITE.experiments}
+
+
+def shared_training(wildcards):
+    """Input of a training: the same training of an experiment further up in the suite, which is then only copied."""
+    names = list(SUITE.experiments)
+    for name in names[: names.index(wildcards.experiment)]:
+        if TRAININGS[name] == TRAININGS[wildcards.experiment]:
+            return files("train", name, wildcards.seed, "train.json")
+    return []
+
+
 def metrics(_):
     """Input: the scores of every run."""
     return [path for run in RUNS for path in files("evaluate", *run, "metrics.json")]

@@ -1,7 +1,9 @@
+# Experiments that differ only in sampling train once.
 # Trains in work/ and copies the finished run; a failed or killed job goes on from its last checkpoint.
 rule train:
     input:
         inputs("train"),
+        shared_training,
     output:
         model="results/{suite}/{experiment}/seed{seed}/model.safetensors",
         curve="results/{suite}/{experiment}/seed{seed}/training.csv",
