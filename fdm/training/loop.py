@@ -23,7 +23,7 @@ from fdm.config import TrainingConfig
 from fdm.data import Split, to_float
 from fdm.errors import UserError
 from fdm.experiment import Experiment
-from fdm.networks.unet import UNet
+from fdm.networks.build import build_network
 from fdm.processes import Process, build_process
 from fdm.rng import Purpose, derived_seed, step_generator, training_order
 from fdm.training.checkpoint import load_tensors, optimizer_tensors, restore_optimizer, save_tensors
@@ -42,7 +42,7 @@ class Trainer:
         self.flip = experiment.dataset.flip
         self.process, self.seed, self.fabric = process, seed, fabric
         torch.manual_seed(derived_seed(seed, Purpose.INIT))
-        self.network = UNet(experiment.network, experiment.dataset.resolution, process.stages).to(fabric.device)
+        self.network = build_network(experiment.network, experiment.dataset.resolution, process).to(fabric.device)
         self.average = AveragedModel(self.network, multi_avg_fn=self._update_average)
         optimizer = torch.optim.AdamW(
             self.network.parameters(), self.config.lr, self.config.betas, weight_decay=self.config.weight_decay
