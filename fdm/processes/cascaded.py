@@ -58,7 +58,7 @@ class Config(Frozen):
 
 
 class Cascaded(Process):
-    """z = (alpha_u x^k + sigma_u eps, g(alpha_a x^{k+1} + sigma_a eps')), channels in this order; x^k M-times down-sampled x.
+    """z = (alpha_u x^k + sigma_u eps, g(alpha_a x^{k+1} + sigma_a eps')), x^{k+1} = f x^k down-sampled.
 
     The noise of an example, and of a jump, has the state's shape: eps is its first half; eps' is made of the second.
 
@@ -111,7 +111,7 @@ class Cascaded(Process):
     def condition(self, coarse: Images, stage: int, noise: Images) -> Images:
         """y of ``stage`` for clean images x^{k+1} of the next one; noise is white, of the shape of y.
 
-        Noise is added at the low resolution, before up-sampling, as in [CDM] section 4.
+        Noise is added at the low resolution, before up-sampling: non-truncated conditioning augmentation. [CDM]
         """
         alpha, sigma = float(self.augmentation.alpha), float(self.augmentation.sigma)
         return self.up[stage].apply(alpha * coarse + sigma * self._pool[stage].adjoint(noise) / self.config.factor)
