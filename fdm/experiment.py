@@ -64,11 +64,11 @@ class Experiment(Frozen):
     @model_validator(mode="after")
     def _fits(self) -> Experiment:
         """Reject combinations that no run could survive, before anything is computed."""
-        from fdm.networks.unet import check_levels
+        from fdm.networks.build import check_network
         from fdm.processes import build_process
 
         process = build_process(self.method, self.dataset.channels, self.dataset.resolution)
-        check_levels(self.network, self.dataset.resolution, process.stages)
+        check_network(self.network, self.dataset.resolution, process)
         process.check_solver(self.sampling.solver)
         process.plan(self.sampling.steps)
         return self

@@ -21,7 +21,7 @@ from fdm.device import choose
 from fdm.errors import UserError
 from fdm.evaluation.cost import add_autoencoder, cost_of_run
 from fdm.experiment import Experiment, identity
-from fdm.networks.unet import UNet
+from fdm.networks.build import build_network
 from fdm.pretrained import AutoencoderRun, pretraining_of
 from fdm.processes import Process, build_process
 from fdm.progress import Progress
@@ -247,7 +247,7 @@ class Run:
 
     # -- the model ---------------------------------------------------------------------------------------------------
 
-    def model(self) -> tuple[UNet, Process]:
+    def model(self) -> tuple[torch.nn.Module, Process]:
         """The trained average and its process, on the device, ready to sample.
 
         Raises:
@@ -261,7 +261,7 @@ class Run:
         codec = self.autoencoder.load() if self.autoencoder else None
         calibration = json.loads(metadata["calibration"])
         process = build_process(e.method, e.dataset.channels, e.dataset.resolution, calibration, codec)
-        network = UNet(e.network, e.dataset.resolution, process.stages, e.classes)
+        network = build_network(e.network, e.dataset.resolution, process, e.classes)
         network.load_state_dict(tensors)
         return network.to(self.torch_device).eval(), process
 

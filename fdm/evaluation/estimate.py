@@ -10,13 +10,13 @@ from rich.table import Table
 
 from fdm.evaluation.cost import flops_per_evaluation, sampling_flops
 from fdm.experiment import Experiment
-from fdm.networks.unet import UNet
+from fdm.networks.build import build_network
 from fdm.processes import Move, build_process
 
 PROBE_BATCH = 8
 
 
-def _seconds(network: UNet, z: torch.Tensor, stage: int, backward: bool) -> float:
+def _seconds(network: torch.nn.Module, z: torch.Tensor, stage: int, backward: bool) -> float:
     """Best of three passes of one batch, after one to warm up."""
     times = []
     for _ in range(4):
@@ -33,7 +33,7 @@ def print_estimate(experiment: Experiment, console: Console | None = None) -> No
     """Parameters, FLOPs and measured speed per stage, and the time that training and sampling would take on this machine."""
     console = console or Console()
     process = build_process(experiment.method, experiment.dataset.channels, experiment.dataset.resolution)
-    network = UNet(experiment.network, experiment.dataset.resolution, process.stages, experiment.classes)
+    network = build_network(experiment.network, experiment.dataset.resolution, process, experiment.classes)
     per_stage = flops_per_evaluation(network, process)
     plan, passes = process.plan(experiment.sampling.steps), experiment.sampling.passes
     moves = [event.stage for event in plan if isinstance(event, Move)]

@@ -28,6 +28,10 @@ from fdm.processes import Event, Jump, Move, Prediction, Process
 from fdm.sampling.solvers import Solver, State
 
 Covariance = Float[Tensor, "channels n n"]
+Shape = tuple[int, int, int]
+
+NULL_SPACE = 1e-12
+"""Eigenvalues of a covariance below this share of the largest are those of directions without variance."""
 
 FLOOR_SHARE = 0.15
 """An extrapolated limit below this share of the last error is not told apart from zero."""
@@ -55,14 +59,18 @@ def image_covariance(side: int, channels: int, exponent: float = 3.0, variance: 
     return scales[:, None, None] * one
 
 
-def to_images(columns: Float[Tensor, "c n m"], side: int) -> Float[Tensor, "m c h w"]:
-    """Columns of one matrix per channel, as a batch of images."""
-    return columns.permute(2, 0, 1).unflatten(2, (side, side)).contiguous()
+def to_images(columns: Float[Tensor, "c gn m"], side: int) -> Float[Tensor, "m gc h w"]:
+    """Columns of one matrix per data channel, as a batch of images.
+
+    States and outputs may have several groups of the data's channels (a noisy image and its condition; a signal and delta):
+    rows are (group, pixel), the images' channels (group, channel).
+    """
+    return columns.unflatten(1, (-1, side, side)).permute(4, 1, 0, 2, 3).flatten(1, 2).contiguous()
 
 
-def to_columns(images: Float[Tensor, "m c h w"]) -> Float[Tensor, "c n m"]:
+def to_columns(images: Float[Tensor, "m gc h w"], groups: int = 1) -> Float[Tensor, "c gn m"]:
     """The inverse of ``to_images``."""
-    return images.flatten(2).permute(1, 2, 0)
+    return images.unflatten(1, (groups, -1)).permute(2, 1, 3, 4, 0).flatten(1, 3)
 
 
 def calibration_images(covariance: Covariance) -> Float[Tensor, "m c h w"]:
@@ -80,11 +88,11 @@ class ExactDenoiser:
         self._gain = cache(self._make_gain)
 
     def __call__(self, z: Tensor, t: float, stage: int) -> Tensor:
-        outputs, side = self.process.stages[stage].outputs, self.process.stages[stage].output_resolution
-        result = self._gain(t, stage) @ to_columns(z)
-        return to_images(result.unflatten(1, (-1, side * side)).flatten(0, 1), side)[
-            :, _interleave(z.shape[1], outputs)
-        ]
+        columns = to_columns(z, self._groups(z.shape[1]))
+        return to_images(self._gain(t, stage) @ columns, self.process.stages[stage].output_resolution)
+
+    def _groups(self, channels: int) -> int:
+        return channels // self.covariance.shape[0]
 
     def _make_gain(self, t: float, stage: int) -> Float[Tensor, "c o n"]:
         """Cov(y, z) Cov(z)^{-1}, from the linear maps x -> (z, y) and eps -> (z, y) that ``example`` defines."""
@@ -93,33 +101,29 @@ class ExactDenoiser:
         signal_z, signal_y = self._maps(
             t, stage, to_images(torch.eye(n).double().expand(channels, n, n), math.isqrt(n)), None
         )
-        m = shape[1] * shape[2]
+        m = self._groups(shape[0]) * shape[1] * shape[2]
         noise_z, noise_y = self._maps(t, stage, None, to_images(torch.eye(m).double().expand(channels, m, m), shape[1]))
         cov_zx = signal_z @ self.covariance
         cov_z = cov_zx @ signal_z.mT + noise_z @ noise_z.mT
         cov_yz = signal_y @ cov_zx.mT + noise_y @ noise_z.mT
-        return torch.linalg.solve(cov_z, cov_yz.mT).mT
+        if self._groups(shape[0]) == 1:
+            return torch.linalg.solve(cov_z, cov_yz.mT).mT
+        # An up-sampled image beside the noisy one does not fill its pixels: Cov(z) has a null space, where z never is.
+        return cov_yz @ torch.linalg.pinv(cov_z, rtol=NULL_SPACE, hermitian=True)
 
     def _maps(self, t: float, stage: int, x: Tensor | None, eps: Tensor | None) -> tuple[Tensor, Tensor]:
         basis = x if x is not None else eps
         assert basis is not None
         count = basis.shape[0]
         if x is None:
-            x = torch.zeros(count, *self.process.stages[0].shape, dtype=torch.float64)
+            channels, n = self.covariance.shape[0], self.covariance.shape[-1]
+            x = torch.zeros(count, channels, math.isqrt(n), math.isqrt(n), dtype=torch.float64)
         if eps is None:
             eps = torch.zeros(count, *self.process.stages[stage].shape, dtype=torch.float64)
         times = torch.full((count,), t, dtype=torch.float64)
         example = self.process.example(x, times, stage, eps)
-        channels = x.shape[1]
-        # Output channels come in groups of `channels` (signal, delta); each group belongs to the same data channels.
-        y = to_columns(example.target).unflatten(0, (-1, channels)).transpose(0, 1).flatten(1, 2)
-        return to_columns(example.z), y
-
-
-def _interleave(channels: int, outputs: int) -> list[int]:
-    """Order that turns (channel, group) into the network's (group, channel)."""
-    groups = outputs // channels
-    return [channel * groups + group for group in range(groups) for channel in range(channels)]
+        z, y = (to_columns(part, self._groups(part.shape[1])) for part in (example.z, example.target))
+        return z, y
 
 
 def sample_covariance(
@@ -136,45 +140,54 @@ def sample_covariance(
     """
     denoiser = denoiser or ExactDenoiser(process, covariance)
     channels = covariance.shape[0]
-    side = process.stages[-1].shape[1]
-    joint = torch.eye(side * side, dtype=torch.float64).expand(channels, -1, -1)
+    shape = process.stages[-1].shape
+    joint = _white(shape, channels)
     previous: Move | None = None
     plan = process.plan(steps)
     for event, following in zip(plan, [*plan[1:], None], strict=True):
         keep = following is not None and (solver.multistep or isinstance(following, Jump))
-        after_side = process.shape_after(event)[1]
-        basis = torch.eye(after_side**2, dtype=torch.float64).expand(channels, -1, -1)
+        after = process.shape_after(event)
+        white = _white(after, channels)
 
-        def step(columns: Tensor, noise: Tensor, event: Event, side: int, previous: Move | None, keep: bool) -> Tensor:
-            state = _unpack(columns, side, previous)
-            return _pack(solver.advance(process, denoiser, state, event, noise, clip=False), keep)
+        def step(
+            columns: Tensor, noise: Tensor, event: Event, shape: Shape, previous: Move | None, keep: bool
+        ) -> Tensor:
+            state = _unpack(columns, shape, previous)
+            return _pack(solver.advance(process, denoiser, state, event, noise, clip=False), keep, channels)
 
-        still = to_images(torch.zeros(channels, after_side**2, joint.shape[-1], dtype=torch.float64), after_side)
         # S <- M S M^T + V: M on the columns of S, then on those of (M S)^T.
-        half = step(joint, still, event, side, previous, keep)
-        still = to_images(torch.zeros(channels, after_side**2, half.shape[1], dtype=torch.float64), after_side)
-        moved = step(half.mT, still, event, side, previous, keep)
+        half = step(joint, torch.zeros(joint.shape[-1], *after).double(), event, shape, previous, keep)
+        moved = step(half.mT, torch.zeros(half.shape[1], *after).double(), event, shape, previous, keep)
         if process.needs_noise(event, solver.eta):
-            nothing = torch.zeros(channels, joint.shape[1], after_side**2, dtype=torch.float64)
-            injected = step(nothing, to_images(basis, after_side), event, side, previous, keep)
+            nothing = torch.zeros(channels, joint.shape[1], white.shape[1], dtype=torch.float64)
+            injected = step(nothing, to_images(white, after[1]), event, shape, previous, keep)
             moved = moved + injected @ injected.mT
-        joint, side, previous = moved, after_side, event if isinstance(event, Move) else None
+        joint, shape, previous = moved, after, event if isinstance(event, Move) else None
         if progress:
             progress()
+    for _ in range(2):
+        joint = to_columns(process.finish(_unpack(joint, shape, None).z)).mT
     return joint
 
 
-def _unpack(columns: Tensor, side: int, move: Move | None) -> State:
-    """Columns (c, parts * n, m) of (z, clean, delta) as the m states that they are."""
-    z, *rest = (to_images(part, side) for part in columns.split(side * side, dim=1))
+def _white(shape: Shape, channels: int) -> Tensor:
+    """Covariance (channels, rows, rows) of white noise of ``shape``, a whole number of groups of channels."""
+    return torch.eye(math.prod(shape) // channels, dtype=torch.float64).expand(channels, -1, -1)
+
+
+def _unpack(columns: Tensor, shape: Shape, move: Move | None) -> State:
+    """Columns (c, rows, m) of (z, clean, delta) as the m states that they are; z has ``shape``."""
+    pixels = shape[1] * shape[2]
+    size = shape[0] // len(columns) * pixels
+    z, *rest = (to_images(part, shape[1]) for part in (columns[:, :size], *columns[:, size:].split(pixels, dim=1)))
     return State(z, Prediction(*rest), move) if rest else State(z)
 
 
-def _pack(state: State, keep_prediction: bool) -> Tensor:
+def _pack(state: State, keep_prediction: bool, channels: int) -> Tensor:
     parts = [state.z]
     if keep_prediction and state.prediction is not None:
         parts += [part for part in (state.prediction.clean, state.prediction.delta) if part is not None]
-    return torch.cat([to_columns(part) for part in parts], dim=1)
+    return torch.cat([to_columns(part, part.shape[1] // channels) for part in parts], dim=1)
 
 
 @dataclass(frozen=True)

@@ -127,12 +127,14 @@ class Process(ABC):
         stages: from the finest (0, next to data) to the coarsest.
         linear: whether the closed-form oracle applies.
         solvers: names of the solvers that exist for it.
+        shared_network: whether one network serves all stages; else each has its own, which sees the stage's local time.
     """
 
     stages: tuple[Stage, ...]
     schedule: Schedule
     linear: bool = True
     solvers: tuple[str, ...] = ("ancestral", "ddim", "multistep2")
+    shared_network: bool = True
 
     @abstractmethod
     def log_snr(self, t: Times, stage: int) -> Times:
@@ -184,10 +186,14 @@ class Process(ABC):
         if solver not in self.solvers:
             raise ValueError(f"solver {solver} does not exist for this process; it has {', '.join(self.solvers)}")
 
+    def data_time(self, stage: int) -> float:
+        """The time at which the states of ``stage`` are free of noise; 0 except where stages are whole diffusions."""
+        return 0.0
+
     def level(self, t: Times | float, stage: int) -> Level:
-        """Noise levels at times t (float64 whatever comes in); t = 0 is data: alpha = 1, sigma = 0."""
+        """Noise levels at times t (float64 whatever comes in); data has alpha = 1, sigma = 0."""
         t = torch.as_tensor(t, dtype=torch.float64)
-        return Level.of(torch.where(t > 0, self.log_snr(t, stage), math.inf))
+        return Level.of(torch.where(t > self.data_time(stage), self.log_snr(t, stage), math.inf))
 
     def shape_after(self, event: Event) -> tuple[int, int, int]:
         """Shape of the state that ``event`` leaves, which is also that of its noise."""
@@ -197,7 +203,8 @@ class Process(ABC):
         """Whether ``event`` draws noise: a jump, a step that raises the resolution, or one with eta > 0; never one into data."""
         if isinstance(event, Jump):
             return True
-        return event.s > 0 and (eta > 0 or self.stages[event.stage].result != self.stages[event.stage].shape)
+        into_data = event.s <= self.data_time(event.stage)
+        return not into_data and (eta > 0 or self.stages[event.stage].result != self.stages[event.stage].shape)
 
     def prior(self, noise: Images) -> Images:
         """State at t = 1: pure noise, since alpha is negligible there."""

@@ -59,7 +59,9 @@ class Solver:
 
     def _extrapolate(self, process: Process, prediction: Prediction, state: State, move: Move) -> Prediction:
         """The process's second-order prediction; first order after a jump or another stage, and into data. [DPM++]"""
-        if state.move is None or state.prediction is None or state.move.stage != move.stage or move.s == 0:
+        if state.move is None or state.prediction is None or state.move.stage != move.stage:
+            return prediction
+        if move.s <= process.data_time(move.stage):
             return prediction
         return process.extrapolate(prediction, state.prediction, state.move, move)
 

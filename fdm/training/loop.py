@@ -23,7 +23,8 @@ from fdm.config import TrainingConfig
 from fdm.data import Split, to_float
 from fdm.errors import UserError
 from fdm.experiment import Experiment
-from fdm.networks.unet import NO_CLASS, UNet
+from fdm.networks.build import build_network
+from fdm.networks.unet import NO_CLASS
 from fdm.processes import Process, build_process
 from fdm.rng import Purpose, derived_seed, step_generator, training_order
 from fdm.training.checkpoint import load_tensors, optimizer_tensors, restore_optimizer, save_tensors
@@ -43,7 +44,7 @@ class Trainer:
         self.flip = experiment.dataset.flip
         self.process, self.seed, self.fabric = process, seed, fabric
         torch.manual_seed(derived_seed(seed, Purpose.INIT))
-        self.network = UNet(experiment.network, experiment.dataset.resolution, process.stages, experiment.classes).to(
+        self.network = build_network(experiment.network, experiment.dataset.resolution, process, experiment.classes).to(
             fabric.device
         )
         self.conditioning = experiment.conditioning
