@@ -21,6 +21,7 @@ from fdm.config import (
     EvaluationConfig,
     Frozen,
     NetworkConfig,
+    RestorationConfig,
     SamplingConfig,
     TrainingConfig,
     explain,
@@ -36,6 +37,7 @@ BLOCKS: dict[str, type[BaseModel]] = {
     "training": TrainingConfig,
     "sampling": SamplingConfig,
     "evaluation": EvaluationConfig,
+    "restoration": RestorationConfig,
 }
 
 
@@ -50,6 +52,7 @@ class Experiment(Frozen):
     training: TrainingConfig
     sampling: SamplingConfig
     evaluation: EvaluationConfig
+    restoration: RestorationConfig = Field(default_factory=RestorationConfig)
 
     @model_validator(mode="after")
     def _fits(self) -> Experiment:
@@ -61,6 +64,8 @@ class Experiment(Frozen):
         check_levels(self.network, self.dataset.resolution, process.stages)
         process.check_solver(self.sampling.solver)
         process.plan(self.sampling.steps)
+        for stage in self.restoration.stages:
+            process.measurement(stage)
         return self
 
 
@@ -78,6 +83,7 @@ class _SuiteFile(Frozen):
     training: dict[str, Any] = Field(default_factory=dict)
     sampling: dict[str, Any] = Field(default_factory=dict)
     evaluation: dict[str, Any] = Field(default_factory=dict)
+    restoration: dict[str, Any] = Field(default_factory=dict)
     experiments: dict[str, _SuiteEntry]
 
 
@@ -188,6 +194,7 @@ def _resolve(path: Path, file: _SuiteFile, name: str, overrides: Sequence[str]) 
         "training": file.training,
         "sampling": file.sampling,
         "evaluation": file.evaluation,
+        "restoration": file.restoration,
     }
     where = f"{path}: experiments.{name}"
     for key in entry.overrides:

@@ -29,9 +29,11 @@ def psnr(x: Images, truth: Images) -> Float[Tensor, " b"]:
 def ssim(x: Images, truth: Images) -> Float[Tensor, " b"]:
     """Structural similarity of images in [-1, 1]: Wang et al. 2004, an 11 x 11 Gaussian window of deviation 1.5, K = 0.01 and 0.03.
 
-    Means over all places where the window fits, and over channels. Written here because no dependency has it. Images
-    of less than 11 pixels are taken with the largest odd window that fits.
+    On the scale from 0 to 1, which the luminance term depends on. Means over all places where the window fits, and over
+    channels. Images of less than 11 pixels are taken with the largest odd window that fits. Written here because no
+    dependency has it.
     """
+    x, truth = (x + 1) / 2, (truth + 1) / 2
     size = min(WINDOW, (x.shape[-1] - 1) // 2 * 2 + 1)
     taps = torch.exp(-0.5 * ((torch.arange(size, dtype=x.dtype, device=x.device) - size // 2) / DEVIATION).square())
     kernel = (taps[:, None] * taps[None, :] / taps.sum() ** 2)[None, None]
@@ -39,7 +41,7 @@ def ssim(x: Images, truth: Images) -> Float[Tensor, " b"]:
     def mean(image: Tensor) -> Tensor:
         return conv2d(image.flatten(0, 1).unsqueeze(1), kernel)
 
-    c1, c2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2
+    c1, c2 = 0.01**2, 0.03**2
     a, b = mean(x), mean(truth)
     aa, bb, ab = mean(x * x) - a * a, mean(truth * truth) - b * b, mean(x * truth) - a * b
     index = (2 * a * b + c1) * (2 * ab + c2) / ((a * a + b * b + c1) * (aa + bb + c2))
