@@ -6,41 +6,35 @@ It works in the run store as ``fdm.runs`` does, on top of a finished training.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from fdm.config import RestorationConfig, nearest
 from fdm.data import to_float, to_uint8
 from fdm.data.brought import load_images
 from fdm.device import stopwatch
 from fdm.errors import UserError
-from fdm.evaluation.baselines import bicubic, wiener
-from fdm.evaluation.fidelity import consistency, scores, summarise
 from fdm.evaluation.lpips import NAME, SMALLEST, lpips_network
+from fdm.evaluation.restoration import Comparer, task_of
 from fdm.experiment import Experiment, identity, load_experiment
 from fdm.picture import labelled_rows
-from fdm.processes import Event, Measurement, Move, build_process
+from fdm.processes import build_process
 from fdm.progress import Progress
 from fdm.records import make_record
 from fdm.runs import Run
-from fdm.sampling.conditional import Reverse, ilvr, require_plain, restore
+from fdm.sampling.conditional import Reverse, require_plain
 from fdm.sampling.sampler import network_denoiser
 from fdm.sampling.solvers import build_solver
 from fdm.sources import source_version
 from fdm.store import export, locked, record_of, run_folder, write_atomic, write_json
 
 RESTORE_FILES = ("restored.npz", "restore.png", "restore.json")
-ROUNDING = (1 / 127.5) ** 2 / 12
-"""Variance of what rounding to 8 bits adds to a value in [-1, 1]."""
-FLOAT = 1e-14
-"""The same for single precision."""
 MOMENTS = 5000
 """Training images from which the Wiener filter learns its spectrum."""
 COLUMNS = 8
@@ -65,18 +59,17 @@ def stages_of(experiment: Experiment) -> tuple[int, ...]:
         found.append(len(found) + 1)
 
 
-def task_of(experiment: Experiment, stage: int) -> str:
-    """``super-resolution`` or ``deblur``: what restoring from the signal of ``stage`` is.
+def _task(experiment: Experiment, stage: int) -> str:
+    """What restoring from the signal of ``stage`` is.
 
     Raises:
         UserError: the experiment has no such signal.
     """
     process = build_process(experiment.method, experiment.dataset.channels, experiment.dataset.resolution)
     try:
-        operator = process.measurement(stage).operators[0]
+        return task_of(process.measurement(stage).operators[0])
     except ValueError as error:
         raise UserError(f"{experiment.name}: cannot restore: {error}") from None
-    return "super-resolution" if operator.rows < operator.columns else "deblur"
 
 
 def prepare(
@@ -104,10 +97,10 @@ def prepare(
     experiment = load_experiment(reference, overrides)
     if not stages:
         stages = experiment.restoration.stages or stages_of(experiment)
-        if task and not (stages := [stage for stage in stages if task_of(experiment, stage) == task]):
+        if task and not (stages := [stage for stage in stages if _task(experiment, stage) == task]):
             raise UserError(f"{experiment.name}: no stage of it is a task of {task}; leave --task out")
     for stage in stages:
-        if (found := task_of(experiment, stage)) != (task or found):
+        if (found := _task(experiment, stage)) != (task or found):
             raise UserError(f"{experiment.name}: restoring from stage {stage} is {found}, not {task}")
     wanted = [*overrides, f"restoration.stages={list(stages)}"]
     run = Run(load_experiment(reference, wanted), seed, device, target)
@@ -126,7 +119,9 @@ def restoration_of(run: Run, overrides: Sequence[str] = (), images: Path | None 
     other = load_experiment(name, [change for change in overrides if not change.startswith("restoration.")])
     if other.dataset != run.experiment.dataset:
         raise UserError(f"--baseline {name}: is of dataset {other.dataset.name}, not {run.experiment.dataset.name}")
-    return Restoration(run, Run(other, run.seed, run.device, None, run.data_root), images)
+    suite, _, experiment = name.rpartition(":")
+    exported = Path("results", Path(suite).stem, experiment, f"seed{run.seed}")
+    return Restoration(run, Run(other, run.seed, run.device, exported, run.data_root), images)
 
 
 @dataclass(frozen=True)
@@ -167,11 +162,11 @@ class Restoration:
     @cached_property
     def identity(self) -> str:
         """Covers both trainings, how steps are taken, the images, what is asked for, and the code."""
-        sampling = self.run.experiment.sampling.model_dump(mode="json", exclude={"batch", "count"})
         asked = self.config.model_dump(mode="json", exclude={"baseline"})
         digest = hashlib.sha256(self.truth.tobytes()).hexdigest()
-        other = self.baseline.train_identity if self.baseline else None
-        return identity(self.run.train_identity, sampling, asked, digest, other, source_version("restoration"))
+        other = self.baseline and [self.baseline.train_identity, _steps(self.baseline)]
+        code = source_version("restoration")
+        return identity(self.run.train_identity, _steps(self.run), asked, digest, other, code)
 
     def restore(self) -> dict[str, Any]:
         """Restore, or find what was restored; returns the record.
@@ -196,47 +191,21 @@ class Restoration:
     def _compute(self, folder: Path) -> dict[str, Any]:
         run, config, device = self.run, self.config, self.run.torch_device
         truth = to_float(torch.from_numpy(self.truth)).to(device)
-        own = reverse_of(run)
-        other = reverse_of(self.baseline) if self.baseline else None
-        if other:
-            try:
-                require_plain(other.process, own.process.stages[0].shape)
-            except ValueError as error:
-                raise UserError(f"--baseline {config.baseline}: {error}") from None
-        lpips = lpips_network(device=device) if config.lpips and truth.shape[-1] >= SMALLEST else None
+        comparer = self._comparer()
         arrays: dict[str, np.ndarray] = {"truth": self.truth}
         rows: list[tuple[str, np.ndarray]] = []
-        tasks = []
-        per_stage = [
-            len(_left(own, stage)) * len(config.methods) + (len(other.plan) if other else 0) for stage in config.stages
-        ]
-        began = stopwatch(device)
-        with Progress(
-            f"restore {run.experiment.name} seed {run.seed}", len(truth) * sum(per_stage), "img-steps"
-        ) as bar:
+        tasks, began = [], stopwatch(device)
+        title = f"restore {run.experiment.name} seed {run.seed}"
+        with Progress(title, len(truth) * comparer.events(), "img-steps") as bar:
             for stage in config.stages:
-                measurement = own.process.measurement(stage)
-                y = self._measure(measurement, truth)
-                images = self._images(measurement, truth, y, own, other, bar.advance)
-                operator = measurement.operators[0]
-                scored = {method: scores(x, truth, operator, y, lpips) for method, x in images.items()}
-                reference = next(iter(scored))
-                tasks.append(
-                    {
-                        "stage": stage,
-                        "task": task_of(run.experiment, stage),
-                        "measurement": list(y.shape[1:]),
-                        "evaluations": sum(isinstance(event, Move) for event in _left(own, stage)),
-                        "consistency_of_the_truth": float(consistency(operator, truth, y).mean()),
-                        "reference": reference,
-                        **summarise(scored, reference),
-                    }
-                )
-                arrays[f"stage{stage}_measurement"] = y.cpu().numpy()
-                shown = {"measurement": y, **images}
-                for method, x in shown.items():
-                    arrays[f"stage{stage}_{method}"] = x.cpu().numpy()
-                    rows.append((f"stage {stage}\n{method}", to_uint8(x[:COLUMNS]).cpu().numpy()))
+                try:
+                    found = comparer.compare(stage, truth, bar.advance)
+                except ValueError as error:
+                    raise UserError(f"{run.experiment.name}: {error}") from None
+                tasks.append(found.summary)
+                for name, x in {"measurement": found.y, **found.images}.items():
+                    arrays[f"stage{stage}_{name}"] = x.cpu().numpy()
+                    rows.append((f"stage {stage}\n{name}", to_uint8(x[:COLUMNS]).cpu().numpy()))
                 rows.append(("truth", self.truth[:COLUMNS]))
 
         def save(path: Path) -> None:
@@ -252,57 +221,22 @@ class Restoration:
             "images": {"source": source, "count": len(truth), "shape": list(truth.shape[1:])},
             "rounded": config.rounded,
             "cutoff": config.cutoff,
-            "lpips": NAME if lpips else None,
+            "lpips": NAME if comparer.lpips else None,
             "tasks": tasks,
             "seconds": stopwatch(device) - began,
         }
 
-    def _measure(self, measurement: Measurement, truth: Tensor) -> Tensor:
-        y = measurement.operators[0].apply(truth.double())
-        return to_float(to_uint8(y)) if self.config.rounded else y.float()
-
-    def _images(
-        self,
-        measurement: Measurement,
-        truth: Tensor,
-        y: Tensor,
-        own: Reverse,
-        other: Reverse | None,
-        advance: Callable[[int], None],
-    ) -> dict[str, Tensor]:
-        """Restored images by method; the one without a network, with which the others compare, is the first."""
-        operator, cutoff = measurement.operators[0], self.config.cutoff
-        found: dict[str, Tensor] = {}
-        if operator.rows < operator.columns:
-            found["bicubic"] = bicubic(y, truth.shape[-1])
-        else:
-            train = to_float(torch.from_numpy(np.array(self.run.data.split("train").images[:MOMENTS])))
-            found["wiener"] = wiener(operator, y, train, ROUNDING if self.config.rounded else FLOAT)
-
-        def batches(reverse: Reverse, make: Callable[[Reverse, Tensor, range], Tensor]) -> Tensor:
-            size, parts = self.run.experiment.sampling.batch, []
-            for first in range(0, len(y), size):
-                part = y[first : first + size]
-                ticking = replace(reverse, tick=partial(advance, len(part)))
-                parts.append(make(ticking, part, range(first, first + len(part))))
-            return torch.cat(parts)
-
-        if other:
-            found["ilvr"] = batches(other, lambda r, part, samples: ilvr(r, operator, part, samples, cutoff=cutoff))
-        for method in self.config.methods:
-            make = partial(self._restore, measurement, method == "projected")
-            found[method] = batches(own, make)
-        for name, x in found.items():
-            if not torch.isfinite(x).all():
-                raise UserError(
-                    f"{self.run.experiment.name}: {name} images are not finite; the model did not train well"
-                )
-        return found
-
-    def _restore(
-        self, measurement: Measurement, projected: bool, reverse: Reverse, y: Tensor, samples: range
-    ) -> Tensor:
-        return restore(reverse, measurement, y, samples, projected=projected, cutoff=self.config.cutoff)
+    def _comparer(self) -> Comparer:
+        own, baseline = reverse_of(self.run), reverse_of(self.baseline) if self.baseline else None
+        if baseline:
+            try:
+                require_plain(baseline.process, own.process.stages[0].shape)
+            except ValueError as error:
+                raise UserError(f"baseline {self.config.baseline}: {error}") from None
+        train = to_float(torch.from_numpy(np.array(self.run.data.split("train").images[:MOMENTS])))
+        large = self.run.experiment.dataset.resolution >= SMALLEST
+        lpips = lpips_network(device=self.run.torch_device) if self.config.lpips and large else None
+        return Comparer(own, baseline, self.config, train, lpips, self.run.experiment.sampling.batch)
 
 
 def reverse_of(run: Run) -> Reverse:
@@ -317,7 +251,6 @@ def reverse_of(run: Run) -> Reverse:
     return Reverse(process, denoise, build_solver(sampling), plan, run.seed, sampling.clip, device)
 
 
-def _left(reverse: Reverse, stage: int) -> Sequence[Event]:
-    """The events that a restoration from the signal of ``stage`` goes through."""
-    measurement = reverse.process.measurement(stage)
-    return reverse.plan[reverse.index(measurement.stage, measurement.t) :]
+def _steps(run: Run) -> dict[str, Any]:
+    """The sampling settings that shape an image."""
+    return run.experiment.sampling.model_dump(mode="json", exclude={"batch", "count"})
