@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fdm.config import SamplingConfig
 from fdm.data import to_uint8
 from fdm.errors import UserError
 from fdm.experiment import identity
@@ -21,6 +22,7 @@ from fdm.records import make_record
 from fdm.restoration import reverse_of
 from fdm.runs import Run
 from fdm.sampling.conditional import Reverse, interpolate, vary
+from fdm.sampling.solvers import build_solver
 from fdm.sources import source_version
 from fdm.store import export, locked, record_of, run_folder, write_atomic, write_json
 
@@ -60,7 +62,10 @@ class Variations:
 
 @dataclass(frozen=True)
 class Interpolations:
-    """``points`` images between samples 2n and 2n + 1, for n < ``count``, at the coarsest stage."""
+    """``points`` images between samples 2n and 2n + 1, for n < ``count``, at the coarsest stage.
+
+    Steps that draw noise forget the prior, so a solver that does is replaced by ddim with eta = 0; jumps draw theirs still.
+    """
 
     run: Run
     count: int
@@ -70,10 +75,17 @@ class Interpolations:
         """Draw, or find what was drawn: ``interpolate.npy`` uint8 (count, points, C, H, W), ``.png``, ``.json``.
 
         Raises:
-            UserError: not trained.
+            UserError: not trained, or a process without deterministic steps.
         """
+        deterministic = build_solver(SamplingConfig.model_validate({"solver": "ddim"}))
 
         def draw(reverse: Reverse) -> tuple[Tensor, list[str]]:
+            if reverse.solver.eta > 0:
+                try:
+                    reverse.process.check_solver(deterministic.name)
+                except ValueError as error:
+                    raise UserError(f"{self.run.experiment.name}: nothing to interpolate: {error}") from None
+                reverse = replace(reverse, solver=deterministic)
             pairs = [(2 * n, 2 * n + 1) for n in range(self.count)]
             images = torch.stack([interpolate(reverse, *pair, self.points) for pair in pairs])
             return images, [f"{a} to {b}" for a, b in pairs]

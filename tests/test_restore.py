@@ -172,7 +172,10 @@ def test_variations_and_interpolations(trained: Path) -> None:
             path.unlink()  # a second time nothing is drawn, and nothing copied
     call("interpolate", *run, "--count", "2", "--points", "3")
     images = np.load("out/interpolate.npy").astype(int)
+    call("sample", *run, "-o", "sampling.count=8", "-o", "sampling.solver=ddim")
+    samples = np.load("out/samples.npy").astype(int)
     assert images.shape == (2, 3, 1, 8, 8) and np.abs(images[:, 0] - samples[[0, 2]]).max() <= 1
+    assert np.abs(images[:, 0] - images[:, 2]).mean() > 5, "the prior still counts at the end"
     assert Image.open("out/vary.png").height > 3 * 64 and Image.open("out/interpolate.png").height > 2 * 64
 
 

@@ -180,7 +180,8 @@ def vary(reverse: Reverse, stage: int, samples: Sequence[int], variants: int) ->
 def interpolate(reverse: Reverse, sample: int, other: int, points: int) -> Float[Tensor, "points c h w"]:
     """Images along the great circle between the priors of two samples, at the coarsest stage.
 
-    All later noise is that of ``sample``, which is the first image; the last is ``other``'s prior with that noise.
+    All later noise is that of ``sample``, which is the first image; the last is ``other``'s prior with that noise. It takes
+    a solver that draws no noise inside stages: the others forget the prior within a few steps.
     """
     first, last = (reverse.prior([index]).z for index in (sample, other))
     z = torch.cat([slerp(first, last, n / (points - 1)) for n in range(points)])
