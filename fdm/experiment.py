@@ -22,6 +22,7 @@ from fdm.config import (
     EvaluationConfig,
     Frozen,
     NetworkConfig,
+    RestorationConfig,
     SamplingConfig,
     TrainingConfig,
     explain,
@@ -38,6 +39,7 @@ BLOCKS: dict[str, type[BaseModel]] = {
     "sampling": SamplingConfig,
     "evaluation": EvaluationConfig,
     "conditioning": ConditioningConfig,
+    "restoration": RestorationConfig,
 }
 OPTIONAL = frozenset({"conditioning"})
 """Blocks that an experiment may do without."""
@@ -55,6 +57,7 @@ class Experiment(Frozen):
     sampling: SamplingConfig
     evaluation: EvaluationConfig
     conditioning: ConditioningConfig | None = None
+    restoration: RestorationConfig = Field(default_factory=RestorationConfig)
 
     @property
     def classes(self) -> int:
@@ -71,6 +74,8 @@ class Experiment(Frozen):
         check_network(self.network, self.dataset.resolution, process)
         process.check_solver(self.sampling.solver)
         process.plan(self.sampling.steps)
+        for stage in self.restoration.stages:
+            process.measurement(stage)
         return self
 
     @model_validator(mode="after")
@@ -118,6 +123,7 @@ class _SuiteFile(Frozen):
     sampling: dict[str, Any] = Field(default_factory=dict)
     evaluation: dict[str, Any] = Field(default_factory=dict)
     conditioning: dict[str, Any] | None = None
+    restoration: dict[str, Any] = Field(default_factory=dict)
     experiments: dict[str, _SuiteEntry]
 
 
@@ -231,6 +237,7 @@ def _resolve(path: Path, file: _SuiteFile, name: str, overrides: Sequence[str]) 
         "sampling": file.sampling,
         "evaluation": file.evaluation,
         "conditioning": file.conditioning,
+        "restoration": file.restoration,
     }
     where = f"{path}: experiments.{name}"
     for key in entry.overrides:

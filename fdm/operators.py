@@ -65,9 +65,14 @@ class Separable:
         a = self._as("A", y)
         return a.mT @ y @ a
 
-    def pseudo_inverse(self, y: Images) -> Images:
-        """M^+ y: (..., m, m) -> (..., n, n), the least-squares solution of least norm."""
-        smallest = torch.finfo(torch.float64).eps * max(self.rows, self.columns) * self.norm_squared
+    def pseudo_inverse(self, y: Images, cutoff: float | None = None) -> Images:
+        """M^+ y: (..., m, m) -> (..., n, n), the least-squares solution of least norm.
+
+        Args:
+            cutoff: singular values below this share of the largest count as zero; the default is what float64 resolves.
+        """
+        share = torch.finfo(torch.float64).eps * max(self.rows, self.columns) if cutoff is None else cutoff**2
+        smallest = share * self.norm_squared
 
         def inverse(values: Tensor) -> Tensor:
             return torch.where(values > smallest, 1 / values.clamp_min(smallest), 0.0)

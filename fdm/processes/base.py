@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fdm.config import AutoencoderConfig, Frozen
 from fdm.discover import plugins
+from fdm.operators import Separable
 from fdm.schedules import Level, Schedule
 from fdm.transforms import Codec
 
@@ -101,6 +102,21 @@ class Prediction:
 
 
 @dataclass(frozen=True)
+class Measurement:
+    """A coarser signal as a measurement y of the data, and where the reverse process is entered with it.
+
+    Attributes:
+        stage, t: the state there is z = alpha y + sigma eps; the event of the plan at this stage and time is the first.
+        operators: for every stage that follows, the linear map from the clean signal predicted there to y; that of
+            stage 0 maps the data.
+    """
+
+    stage: int
+    t: float
+    operators: Mapping[int, Separable]
+
+
+@dataclass(frozen=True)
 class Move:
     """One network evaluation: from time t to s < t inside a stage, or on into the next where the stage raises the resolution."""
 
@@ -168,6 +184,18 @@ class Process(ABC):
     def calibrate(self, images: Images) -> Mapping[str, Any]:
         """Measure on data (B, C, H, W) what the process needs to know about it; JSON-able, {} where nothing."""
         return {}
+
+    def measurement(self, level: int) -> Measurement:
+        """The signal that is ``level`` transforms away from the data as a measurement of it.
+
+        Raises:
+            ValueError: there is no such signal, or it is not a linear function of the data.
+        """
+        raise ValueError("no state of this process holds a down-sampled or blurred image and white noise alone")
+
+    def prediction(self, clean: Images, stage: int) -> Prediction:
+        """The prediction at ``stage`` whose clean signal is ``clean``, with the delta that belongs to it."""
+        return Prediction(clean)
 
     def pretraining(self) -> Pretraining | None:
         """The autoencoder that ``attach`` has to bring before data or samples pass through the process; mostly None."""

@@ -17,10 +17,12 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from fdm.config import Frozen, PositiveFloat
+from fdm.operators import Separable
 from fdm.processes.base import (
     Event,
     Example,
     Images,
+    Measurement,
     Move,
     Prediction,
     Process,
@@ -111,6 +113,19 @@ class ScaleSpace(Process):
             weight = (1 - config.raising_share) * (end - tau) if self._last else None
             stages.append(Stage(2 * level, tau, end, (channels, side, side), channels, side, weight))
         self.stages = tuple(stages)
+
+    def measurement(self, level: int) -> Measurement:
+        """x^l, l = ``level``: it is the signal at tau_l, where the step begins that raises the resolution to level l - 1."""
+        if not 1 <= level <= self._last:
+            raise ValueError(f"it has no coarser level {level}; there are {self._last}")
+        operators: dict[int, Separable] = {}
+        for fine in reversed(range(level)):
+            operator = operators[2 * fine + 2] @ self.down[fine] if operators else self.down[fine]
+            operators |= {2 * fine + 1: operator, 2 * fine: operator}
+        return Measurement(2 * level - 1, self.boundaries[level], operators)
+
+    def prediction(self, clean: Images, stage: int) -> Prediction:
+        return Prediction(clean, self._delta(clean, _predicted(stage)))
 
     def log_snr(self, t: Times, stage: int) -> Times:
         return self.schedule.log_snr(t) + self._offsets[_level(stage)]

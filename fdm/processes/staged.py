@@ -12,9 +12,11 @@ from pydantic import Field, SerializeAsAny, field_validator, model_validator
 from torch import Tensor
 
 from fdm.config import Frozen
+from fdm.operators import Separable
 from fdm.processes.base import (
     Example,
     Images,
+    Measurement,
     Prediction,
     Pretraining,
     Process,
@@ -151,6 +153,22 @@ class Staged(Process):
         if not latent:
             super().attach(codec)
         latent[0].attach(codec)
+
+    def measurement(self, level: int) -> Measurement:
+        """x^k, k = ``level``: it is the signal at the start of stage k, where the jump to stage k - 1 begins."""
+        if not 1 <= level <= len(self.transforms):
+            raise ValueError(f"it has no transformed signal {level}; there are {len(self.transforms)}")
+        operators: dict[int, Separable] = {}
+        for k in reversed(range(level)):
+            down = self.transforms[k].down
+            if down is None:
+                raise ValueError("its transforms are not linear operators, so that their results are no measurements")
+            operators[k] = operators[k + 1] @ down if operators else down
+        return Measurement(level, self.stages[level].start, operators)
+
+    def prediction(self, clean: Images, stage: int) -> Prediction:
+        moves = self._moves(stage, len(self.transforms))
+        return Prediction(clean, self.delta(clean, stage) if moves else None)
 
     def log_snr(self, t: Times, stage: int) -> Times:
         offset = self._offsets[stage]

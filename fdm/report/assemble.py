@@ -12,6 +12,7 @@ from fdm.report.figures import quality_against_cost, training_curves
 from fdm.report.load import Method, Results, load
 from fdm.report.page import Drawing, Grid, render, slug
 from fdm.report.plan import read_plan
+from fdm.report.restoration import restoration_table, sheets
 from fdm.report.reverse import reverse_process
 from fdm.report.samples import encode, grid, shown, side_by_side
 from fdm.report.settings import describe, settings_table
@@ -60,6 +61,9 @@ def _write(results: Results, part: Path) -> str:
         settings_table(results),
         runs_table(results),
     ]
+    conditional = restoration_table(results)
+    if conditional:
+        tables.append(conditional)
     for table in tables:
         write_table(table, part / "tables")
     looks, figures = style.looks(results), part / "figures"
@@ -96,7 +100,14 @@ def _write(results: Results, part: Path) -> str:
         alt = f"Grid of samples of {method.title}, seed {method.runs[0].seed}"
         caption = " · ".join(filter(None, (describe(method, results), selections[method.name].caption)))
         grids.append(Grid(method.name, method.title, caption, alt, media, content, width, height))
-    return render(results, looks, {table.name: table for table in tables}, quality, curves, reverse, grids)
+    for sheet in (restored := sheets(results)):
+        shutil.copyfile(sheet.path, figures / f"restore-{slug(sheet.name)}.png")
+    restorations = [
+        Grid(s.name, s.title, s.caption, f"Restorations with {s.title}", s.media, s.content, s.width, s.height)
+        for s in restored
+    ]
+    named = {table.name: table for table in tables}
+    return render(results, looks, named, quality, curves, reverse, grids, restorations)
 
 
 def _reverse(method: Method, results: Results, look: Look, figures: Path) -> Drawing:

@@ -92,6 +92,41 @@ class Manifest(File):
     records: dict[str, Record]
 
 
+class Interval(File):
+    """A mean over images and its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class Task(File):
+    """Restorations from one signal: scores by way to restore."""
+
+    stage: int
+    task: str
+    measurement: tuple[int, ...]
+    scores: dict[str, dict[str, Interval]]
+
+
+class RestoredImages(File):
+    """What was measured."""
+
+    source: str
+    count: int
+    shape: tuple[int, ...]
+
+
+class Restored(File):
+    """``restore.json``."""
+
+    train: str
+    images: RestoredImages
+    rounded: bool
+    lpips: str | None
+    tasks: tuple[Task, ...]
+
+
 @dataclass(frozen=True)
 class Trajectory:
     """The reverse process of a few samples, from noise to data."""
@@ -112,6 +147,7 @@ class Run:
     metrics: Metrics
     cost: Cost
     curve: pd.DataFrame
+    restored: Restored | None = None
 
     def samples(self, count: int) -> np.ndarray:
         """The first ``count`` samples, uint8 (count, C, H, W)."""
@@ -258,7 +294,17 @@ def _run(folder: Path) -> Run:
             )
     if not metrics.features:
         raise UserError(f"{folder / 'metrics.json'}: holds no score; {_again(folder, 'evaluate')}")
-    return Run(folder, seed, manifest, metrics, cost, _curve(folder))
+    return Run(folder, seed, manifest, metrics, cost, _curve(folder), _restored(folder, manifest))
+
+
+def _restored(folder: Path, manifest: Manifest) -> Restored | None:
+    path = folder / "restore.json"
+    if not path.exists():
+        return None
+    restored = _read(path, Restored, "restore")
+    if restored.train != manifest.identities["train"]:
+        raise UserError(f"{path}: is of another training than manifest.json; {_again(folder, 'restore')}")
+    return restored
 
 
 def _curve(folder: Path) -> pd.DataFrame:

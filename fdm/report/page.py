@@ -27,6 +27,7 @@ SECTIONS = (
     ("scores", "Scores and cost"),
     ("samples", "Samples"),
     ("reverse", "Reverse process"),
+    ("restoration", "Restoration"),
     ("training", "Training"),
     ("settings", "Settings"),
     ("runs", "Runs"),
@@ -80,6 +81,7 @@ def render(
     curves: Drawing,
     reverse: Sequence[Drawing],
     grids: Sequence[Grid],
+    restorations: Sequence[Grid] = (),
 ) -> str:
     """The page's text. Whatever came from a file is escaped; only our own SVG, CSS and script are not."""
     here = Path(__file__).parent
@@ -103,7 +105,9 @@ def render(
         results=results,
         looks=looks,
         lead=_lead(results),
-        sections=SECTIONS,
+        sections=[section for section in SECTIONS if section[0] != "restoration" or "conditional" in tables],
+        conditional=tables.get("conditional"),
+        restorations=restorations,
         warnings=checks.warnings(results),
         facts=_facts(results),
         main=tables["main"],

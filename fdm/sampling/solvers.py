@@ -33,6 +33,7 @@ class Solver:
         multistep: extrapolate predictions to second order inside a stage.
         discretised: discretise the reverse stochastic differential equation in place of the exact reverse step.
         order: convergence order in the number of evaluations, as the oracle confirms it.
+        correct: what to make of every prediction at its stage before it is used, where more is known about the image.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Solver:
     multistep: bool = False
     discretised: bool = False
     order: int = 1
+    correct: Callable[[Prediction, int], Prediction] | None = None
 
     def advance(
         self, process: Process, denoise: Denoiser, state: State, event: Event, noise: Tensor, *, clip: bool
@@ -50,6 +52,8 @@ class Solver:
             return State(process.jump(state.z, state.prediction, event.stage, noise))
         output = denoise(state.z, event.t, event.stage)
         prediction = process.predict(output, state.z, event.t, event.stage, clip)
+        if self.correct:
+            prediction = self.correct(prediction, event.stage)
         used = self._extrapolate(process, prediction, state, event) if self.multistep else prediction
         if self.discretised:
             z = process.reverse_diffusion(state.z, used, event, noise=noise)

@@ -32,6 +32,7 @@ class Transform(ABC):
     Attributes:
         fine, coarse: shapes on the two sides.
         up: g as a separable operator, or None where g is not one (a learned decoder); exact jumps need it.
+        down: f as a separable operator, or None where f is not one; restoration needs it.
         linear: whether f and g are linear, so that the oracle and `operator` prediction apply.
         power_ratio: gamma = P(g f x) / P(f x) where it is known in closed form, else None (measured on data).
         bounded: whether f keeps signals inside [-1, 1], so that predictions may be clipped there.
@@ -41,6 +42,7 @@ class Transform(ABC):
     fine: Shape
     coarse: Shape
     up: Separable | None = None
+    down: Separable | None = None
     linear: bool = False
     power_ratio: float | None = None
     bounded: bool = True

@@ -47,14 +47,14 @@ class Blur(Transform):
             raise ValueError(f"a signal of {side}x{width} pixels is not square")
         self.fine = self.coarse = fine
         if config.kernel == "dct":
-            self.blur = operators.heat(side, config.width**2 / 2)
+            self.down: operators.Separable = operators.heat(side, config.width**2 / 2)
         else:
             kernel = operators.gaussian if config.kernel == "gaussian" else operators.uniform
-            self.blur = kernel(side, config.width, config.boundary)
+            self.down = kernel(side, config.width, config.boundary)
         self.up: operators.Separable = operators.identity(side)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.blur.apply(x)
+        return self.down.apply(x)
 
     def backward(self, y: Tensor) -> Tensor:
         return y

@@ -35,7 +35,7 @@ class Resize(Transform):
         small = side // config.factor
         self.fine, self.coarse = fine, (channels, small, small)
         if config.operator == "box":
-            self.down = operators.box(side, config.factor)
+            self.down: operators.Separable = operators.box(side, config.factor)
             self.up: operators.Separable = operators.nearest(small, config.factor)
             self.power_ratio = 1.0  # repetition keeps the mean square
         else:

@@ -12,6 +12,7 @@ from fdm.data import open_store
 from fdm.errors import UserError
 from fdm.experiment import identity, load_dataset, load_suite
 from fdm.pretrained import pretraining_of
+from fdm.restoration import restoration_of
 from fdm.runs import Run
 from fdm.sources import source_version
 
@@ -29,6 +30,7 @@ except UserError as error:
     sys.exit(f"error: {error}")
 AUTOENCODER = ["autoencoder.safetensors", "pretrain.json"]
 RUNS = [(name, seed) for name in SUITE.experiments for seed in SUITE.seeds]
+RESTORING = [run for run in RUNS if SUITE.experiments[run[0]].restoration.stages]
 
 
 def overrides(wildcards, input):
@@ -58,7 +60,8 @@ def folder(name, seed):
 def wanted(step, name, seed):
     """Identity of what a step would make now; None while the data are not prepared."""
     try:
-        return getattr(Run(SUITE.experiments[name], int(seed)), f"{step}_identity")
+        run = Run(SUITE.experiments[name], int(seed))
+        return restoration_of(run, CHANGES).identity if step == "restore" else getattr(run, f"{step}_identity")
     except UserError:
         return None
 
@@ -162,14 +165,29 @@ def shared_training(wildcards):
     return []
 
 
+def ilvr_baseline(wildcards):
+    """Input of a restoration: the training of its baseline, where that is in this suite."""
+    suite, _, name = (SUITE.experiments[wildcards.experiment].restoration.baseline or "").rpartition(":")
+    if suite != SUITE.name or name not in SUITE.experiments:
+        return []
+    return files("train", name, wildcards.seed, "model.safetensors", "train.json")
+
+
 def metrics(_):
-    """Input: the scores of every run."""
-    return [path for run in RUNS for path in files("evaluate", *run, "metrics.json")]
+    """Input: the scores of every run, and its restorations where they are asked for."""
+    scores = [path for run in RUNS for path in files("evaluate", *run, "metrics.json")]
+    return scores + restorations()
+
+
+def restorations():
+    """Restorations of the runs that are asked for them."""
+    return [path for run in RESTORING for path in files("restore", *run, "restore.json", "restore.png")]
 
 
 def report_identity(wildcards=None):
     titles = [SUITE.title, *(experiment.title for experiment in SUITE.experiments.values())]
-    runs = [wanted("evaluate", *run) or made("evaluate", *run) for run in RUNS]
+    steps = [("evaluate", *run) for run in RUNS] + [("restore", *run) for run in RESTORING]
+    runs = [wanted(*step) or made(*step) for step in steps]
     return identity(titles, runs, source_version("report"))
 
 

@@ -6,7 +6,8 @@ rule report:
             for path in files("train", *run, "training.csv")
             + files("sample", *run, "grid.png", "trajectory.npz")
             + files("evaluate", *run, "metrics.json", "cost.json", "manifest.json")
-        ],
+        ]
+        + restorations(),
     output:
         record="reports/{suite}/.identity",
         page="reports/{suite}/index.html",

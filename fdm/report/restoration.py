@@ -1,0 +1,146 @@
+"""Restorations of a suite: one table, and one picture per experiment; nothing where no experiment was asked for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from fdm.errors import UserError
+from fdm.report.load import Method, Restored, Results, Task
+from fdm.report.numbers import Estimate, Kind, estimate, scale
+from fdm.report.samples import encode
+from fdm.report.table import Cell, Header, Row, Table
+
+COLUMNS: dict[str, tuple[str, str, Kind]] = {
+    "psnr": ("PSNR", "dB", "score"),
+    "ssim": ("SSIM", "", "score"),
+    "lpips": ("LPIPS", "", "score"),
+    "consistency": ("Consistency error", "", "score"),
+}
+ESTIMATORS = {
+    "bicubic": "bicubic interpolation",
+    "wiener": "Wiener filter",
+    "ilvr": "ILVR",
+    "unprojected": "unprojected",
+    "projected": "projected",
+}
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A picture of the first restorations of one experiment; ``path`` is the file that it comes from."""
+
+    name: str
+    title: str
+    caption: str
+    path: Path
+    media: str
+    content: bytes
+    width: int
+    height: int
+
+
+def restoration_table(results: Results) -> Table | None:
+    """One row per experiment, signal and way to restore from it; None where there are none."""
+    lines = [(method, *line) for method in results.methods for line in _lines(method)]
+    if not lines:
+        return None
+    present = [
+        name for name in COLUMNS if any(name in task.scores[how] for _, _, how, tasks in lines for task in tasks)
+    ]
+    cells = [[_estimate(tasks, how, name) for _, _, how, tasks in lines] for name in present]
+    scales = [
+        scale([value.mean for value in column if value], COLUMNS[name][2])
+        for name, column in zip(present, cells, strict=True)
+    ]
+    headers = [
+        Header("task", "Task", numeric=False),
+        Header("restored_by", "Restored by", numeric=False),
+        *(Header(name, *COLUMNS[name][:2]) for name in present),
+    ]
+    rows = []
+    for i, (method, what, how, tasks) in enumerate(lines):
+        said = ESTIMATORS.get(how, how)
+        numbers = [_cell(column[i], name, s.decimals) for name, column, s in zip(present, cells, scales, strict=True)]
+        rows.append(Row(method.name, method.title, len(tasks), (Cell(what, what), Cell(said, said), *numbers)))
+    first = next(run.restored for run in results.runs if run.restored)
+    return Table("conditional", "Restoration without training for it", _caption(first), tuple(headers), tuple(rows))
+
+
+def sheets(results: Results) -> list[Sheet]:
+    """The pictures ``restore.png`` of the first seed that has one.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    found = []
+    for method in results.methods:
+        run = next((run for run in method.runs if run.restored), None)
+        if run is None:
+            continue
+        path = run.folder / "restore.png"
+        try:
+            with Image.open(path) as image:
+                picture = np.asarray(image.convert("RGB"))
+        except OSError:
+            raise UserError(f"{path}: missing or damaged; run `fdm restore` again") from None
+        media, content = encode(picture)
+        height, width = picture.shape[:2]
+        caption = f"Seed {run.seed}, the first images, not selected."
+        found.append(Sheet(method.name, method.title, caption, path, media, content, width, height))
+    return found
+
+
+def _lines(method: Method) -> list[tuple[str, str, list[Task]]]:
+    """(task, way to restore, that task of every seed) of one experiment, in the order of its first run."""
+    restored = [run.restored for run in method.runs if run.restored]
+    if not restored:
+        return []
+    found = []
+    for task in restored[0].tasks:
+        same = [other for one in restored for other in one.tasks if other.stage == task.stage]
+        side = task.measurement[-1]
+        detail = f"from {side}×{side}" if task.task == "super-resolution" else f"from stage {task.stage}"
+        found += [(f"{task.task} {detail}", how, [t for t in same if how in t.scores]) for how in task.scores]
+    return found
+
+
+def _estimate(tasks: list[Task], how: str, name: str) -> Estimate | None:
+    """Over seeds; with one seed its interval over images."""
+    values = [task.scores[how][name] for task in tasks if name in task.scores[how]]
+    if not values:
+        return None
+    if len(values) > 1:
+        return estimate([value.mean for value in values])
+    only = values[0]
+    return Estimate(only.mean, (only.high - only.low) / 2, 1)
+
+
+def _cell(value: Estimate | None, name: str, decimals: int) -> Cell:
+    if value is None:
+        return Cell("–")
+    # Errors span many powers of ten: from what rounding leaves to what a model gets wrong.
+    if name == "consistency":
+        return Cell(f"{value.mean:.1e}".replace("-", "−"), value)
+    spread = f"{value.half:.{decimals}f}" if value.half else ""
+    return Cell(f"{value.mean:.{decimals}f}", value, f"± {spread}" if spread.strip("0.") else "")
+
+
+def _caption(restored: Restored) -> str:
+    lpips = (
+        f" LPIPS ({restored.lpips}), lower is better; images of {restored.images.shape[-1]} pixels are far below the size "
+        "that its network was made for, so it compares only within this table."
+        if restored.lpips
+        else ""
+    )
+    rounded = " Measurements are rounded to 8 bits." if restored.rounded else ""
+    return (
+        f"{restored.images.count} images ({restored.images.source}) are down-sampled or blurred as the method's own "
+        "transforms do, and restored from that measurement y = f(x). Unprojected: the reverse process starts at the stage "
+        "whose signal is y. Projected: every predicted signal is moved to f(x) = y as well. "
+        f"PSNR and SSIM: higher is better.{lpips} Consistency error: root mean square of f(x) − y, images from −1 to 1."
+        f"{rounded} Means with half the width of 95 % intervals: bootstrap over images with one seed, t over seeds with more."
+    )
