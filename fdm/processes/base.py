@@ -126,12 +126,15 @@ class Process(ABC):
     Attributes:
         stages: from the finest (0, next to data) to the coarsest.
         linear: whether the closed-form oracle applies.
+        exact: whether the reverse steps and jumps reproduce the law of the data for many steps; where they do not, the
+            oracle's error stops at a structural floor.
         solvers: names of the solvers that exist for it.
     """
 
     stages: tuple[Stage, ...]
     schedule: Schedule
     linear: bool = True
+    exact: bool = True
     solvers: tuple[str, ...] = ("ancestral", "ddim", "multistep2")
 
     @abstractmethod
@@ -202,6 +205,10 @@ class Process(ABC):
     def prior(self, noise: Images) -> Images:
         """State at t = 1: pure noise, since alpha is negligible there."""
         return noise
+
+    def at_steps(self, steps: int) -> Process:
+        """The process for ``steps`` evaluations: this one, except where a network belongs to one number of steps."""
+        return self
 
     def reverse(self, z: Images, prediction: Prediction, move: Move, *, eta: float, noise: Images | None) -> Images:
         """One reverse step q(z_s | z_t, x = prediction); eta = 1 ancestral, eta = 0 deterministic. [DDIM] eq. 12
