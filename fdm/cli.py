@@ -252,13 +252,16 @@ def verify(
         list[str] | None, typer.Argument(metavar="[EXPERIMENT]...", help="SUITE:NAME, any number.")
     ] = None,
     suite: Annotated[str | None, typer.Option(help="All experiments of a suite.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every method of params/methods.")] = False,
     steps: Annotated[
         list[int] | None, typer.Option(help="Numbers of evaluations; repeatable. Default 50, 200, 1000.")
     ] = None,
     solver: Annotated[
         list[str] | None, typer.Option(help="Solvers; repeatable. Default: all that the method has.")
     ] = None,
-    side: Annotated[int, typer.Option(min=2, help="Side of the test images, pixels.")] = 16,
+    side: Annotated[
+        int | None, typer.Option(min=2, help="Side of the test images, pixels. Default 16, and 8 with --all.")
+    ] = None,
     channels: Annotated[int, typer.Option(help="1 or 3.")] = 1,
     override: Overrides = None,
     to: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the numbers as JSON.")] = None,
@@ -266,12 +269,17 @@ def verify(
     """Prove a method against the closed-form oracle: its exact error E(N) on Gaussian images, in float64.
 
     Example: fdm verify digits:fdm-ds-3 --solver multistep2
-    """
-    from fdm.evaluation.verify import print_table, verify_experiments
 
-    rows = verify_experiments(
-        experiments or [], suite, override or [], steps or [50, 200, 1000], solver or [], side, channels
-    )
+    Every method of params/methods in one table, about a minute: fdm verify --all
+    """
+    from fdm.evaluation.verify import choose, print_table, verify_methods
+
+    chosen = choose(experiments or [], suite, every, override or [])
+    skip = every or suite is not None
+    side = side or (8 if every else 16)
+    rows = verify_methods(chosen, steps or [50, 200, 1000], solver or [], side, channels, skip)
+    if not rows:
+        raise UserError("none of these methods has a closed form")
     print_table(rows)
     if to:
         from fdm.store import write_json

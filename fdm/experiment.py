@@ -172,6 +172,12 @@ def load_experiment(reference: str, overrides: Sequence[str] = ()) -> Experiment
     return experiment_from_dict(raw, reference)
 
 
+def load_methods() -> dict[str, Frozen]:
+    """Every method of ``params/methods``, by its file's name."""
+    names = sorted(path.stem for path in (PARAMS / "methods").glob("*.yaml"))
+    return {name: _method(_block("methods", name), f"{PARAMS}/methods/{name}.yaml") for name in names}
+
+
 def load_dataset(name: str, overrides: Sequence[str] = ()) -> DatasetConfig:
     """Read ``params/datasets/<name>.yaml``; overrides are ``dataset.key=value``."""
     raw = {"dataset": {"name": name, **_block("datasets", name)}}

@@ -46,6 +46,15 @@ class Separable:
         """‖M‖², the largest eigenvalue of M M^T."""
         return float(self._svd[1][0]) ** 4
 
+    @cached_property
+    def even(self) -> float | None:
+        """The eigenvalue v where M stretches all that it keeps alike: M M^T = v I (or M^T M = v I, if M is tall); else None.
+
+        Then M^T M = v P with a projection P, and h(M^T M) = h(0) I + (h(v) - h(0)) P needs no basis: ``apply`` and ``adjoint`` do.
+        """
+        values = self._svd[1]
+        return self.norm_squared if math.isclose(float(values[-1]), float(values[0]), rel_tol=1e-12) else None
+
     def _as(self, name: str, like: Tensor) -> Tensor:
         key = (name, like.dtype, like.device)
         if key not in self._cast:
@@ -87,19 +96,34 @@ class Separable:
 
     def gram(self, h: Spectrum, x: Images) -> Images:
         """h(M^T M) x, shape (..., n, n); ``h`` maps eigenvalues (float64 tensor) to factors, elementwise."""
+        if self.even is not None:
+            return self._split(h, x, None if self.columns <= self.rows else lambda: self.adjoint(self.apply(x)))
         return self._spectral(h, x, "V", self.columns)
 
     def spread(self, h: Spectrum, noise: Images) -> Images:
         """V [h(s_i^2 s_j^2) * noise] V^T, shape (..., n, n): of covariance h^2(M^T M) for white noise.
 
         White noise stays white in the basis V, so that the first half of ``gram`` can be left out: two matrix products.
+        An ``even`` M needs no basis at all.
         """
+        if self.even is not None:
+            return self.gram(h, noise)
         v = self._as("V", noise)
         return v @ (self._factors(h, self.columns, noise) * noise) @ v.mT
 
     def cogram(self, h: Spectrum, y: Images) -> Images:
         """h(M M^T) y, shape (..., m, m)."""
+        if self.even is not None:
+            return self._split(h, y, None if self.rows <= self.columns else lambda: self.apply(self.adjoint(y)))
         return self._spectral(h, y, "U", self.rows)
+
+    def _split(self, h: Spectrum, x: Images, twice: Callable[[], Images] | None) -> Images:
+        """h(v P) x for the eigenvalue v = ``even``; ``twice`` gives v P x, None stands for P = I."""
+        assert self.even is not None
+        outside, inside = h(torch.tensor([0.0, self.even], dtype=torch.float64)).tolist()
+        if twice is None:
+            return inside * x
+        return outside * x + (inside - outside) / self.even * twice()
 
     def _spectral(self, h: Spectrum, x: Images, basis: str, size: int) -> Images:
         b = self._as(basis, x)
@@ -116,15 +140,45 @@ class Separable:
         return Separable(self.matrix @ first.matrix)
 
 
+class Blocks(Separable):
+    """Blocks of factor x factor pixels and their means: pooling and repetition in place of matrix products.
+
+    Args:
+        size: pixels a side on the coarse grid.
+        factor: of the fine grid's side.
+        down: whether M takes means; else it repeats.
+    """
+
+    def __init__(self, size: int, factor: int, down: bool) -> None:
+        repeat = torch.eye(size, dtype=torch.float64).repeat_interleave(factor, 0)
+        super().__init__(repeat.mT / factor if down else repeat)
+        self.factor, self.down = factor, down
+
+    def apply(self, x: Images) -> Images:
+        return self._means(x) if self.down else self._repeated(x)
+
+    def adjoint(self, y: Images) -> Images:
+        return self._repeated(y) / self.factor**2 if self.down else self._means(y) * self.factor**2
+
+    def _means(self, x: Images) -> Images:
+        # Strided sums: twice as fast as avg_pool2d on a CPU.
+        rows = sum(x[..., offset :: self.factor, :] for offset in range(self.factor))
+        total: Tensor = sum(rows[..., offset :: self.factor] for offset in range(self.factor))  # type: ignore
+        return total / self.factor**2
+
+    def _repeated(self, x: Images) -> Images:
+        return x.repeat_interleave(self.factor, -1).repeat_interleave(self.factor, -2)
+
+
 def box(size: int, factor: int) -> Separable:
     """Average pooling by ``factor``; M M^T = I / factor**2 in two dimensions."""
     _check(size, factor)
-    return Separable(torch.eye(size // factor, dtype=torch.float64).repeat_interleave(factor, 1) / factor)
+    return Blocks(size // factor, factor, down=True)
 
 
 def nearest(size: int, factor: int) -> Separable:
     """Nearest-neighbour up-sampling of images of side ``size`` by ``factor``; ‖M‖² = factor**2."""
-    return Separable(torch.eye(size, dtype=torch.float64).repeat_interleave(factor, 0))
+    return Blocks(size, factor, down=False)
 
 
 def bilinear_down(size: int, factor: int) -> Separable:

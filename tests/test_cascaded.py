@@ -273,7 +273,7 @@ def test_second_order_solver() -> None:
 
 def test_a_larger_image_and_the_default_method(project: Path) -> None:
     process = build_process(load_experiment("cascaded:cascaded").method, 1, 8)
-    verdict = verify(process, SOLVERS["ddim"], image_covariance(8, 1), (50, 200))
+    (verdict,) = verify(process, [SOLVERS["ddim"]], image_covariance(8, 1), (50, 200))
     assert verdict.floor is None and verdict.order == pytest.approx(1, abs=0.1) and verdict.errors[200] < 0.03
 
 

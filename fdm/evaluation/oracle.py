@@ -13,9 +13,9 @@ channels are independent; ``covariance`` holds one (n, n) matrix for each of the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -74,9 +74,16 @@ def to_columns(images: Float[Tensor, "m gc h w"], groups: int = 1) -> Float[Tens
 
 
 def calibration_images(covariance: Covariance) -> Float[Tensor, "m c h w"]:
-    """Images whose second moments are ``covariance`` up to scale: what ``Process.calibrate`` needs for exact ratios."""
+    """Images of mean 0 and covariance ``covariance``, exactly, for ``Process.calibrate``: the same in all that it measures.
+
+    Every image is in one channel only, so that channels are uncorrelated; each comes with its negative.
+    """
+    channels, n, _ = covariance.shape
     values, vectors = torch.linalg.eigh(covariance)
-    return to_images(vectors * values.clamp_min(0).sqrt()[:, None, :], math.isqrt(covariance.shape[-1]))
+    roots = vectors * (channels * n * values.clamp_min(0)).sqrt()[:, None, :]
+    apart = (torch.eye(channels, dtype=roots.dtype)[:, None, :, None] * roots[:, :, None, :]).flatten(2)
+    images = to_images(apart, math.isqrt(n))
+    return torch.cat([images, -images])
 
 
 class ExactDenoiser:
@@ -85,7 +92,7 @@ class ExactDenoiser:
     def __init__(self, process: Process, covariance: Covariance) -> None:
         self.process = process
         self.covariance = covariance
-        self._gain = cache(self._make_gain)
+        self._gain = lru_cache(maxsize=4)(self._make_gain)  # the last few times are all that a plan comes back to
 
     def __call__(self, z: Tensor, t: float, stage: int) -> Tensor:
         columns = to_columns(z, self._groups(z.shape[1]))
@@ -95,7 +102,15 @@ class ExactDenoiser:
         return channels // self.covariance.shape[0]
 
     def _make_gain(self, t: float, stage: int) -> Float[Tensor, "c o n"]:
-        """Cov(y, z) Cov(z)^{-1}, from the linear maps x -> (z, y) and eps -> (z, y) that ``example`` defines."""
+        """Cov(y, z) Cov(z)^{-1}."""
+        cov_z, cov_yz = self.moments(t, stage)
+        if self._groups(self.process.stages[stage].shape[0]) == 1:
+            return torch.linalg.solve(cov_z, cov_yz.mT).mT
+        # An up-sampled image beside the noisy one does not fill its pixels: Cov(z) has a null space, where z never is.
+        return cov_yz @ torch.linalg.pinv(cov_z, rtol=NULL_SPACE, hermitian=True)
+
+    def moments(self, t: float, stage: int) -> tuple[Float[Tensor, "c n n"], Float[Tensor, "c o n"]]:
+        """Cov(z) and Cov(y, z), from the linear maps x -> (z, y) and eps -> (z, y) that ``example`` defines."""
         channels, n = self.covariance.shape[0], self.covariance.shape[-1]
         shape = self.process.stages[stage].shape
         signal_z, signal_y = self._maps(
@@ -106,10 +121,7 @@ class ExactDenoiser:
         cov_zx = signal_z @ self.covariance
         cov_z = cov_zx @ signal_z.mT + noise_z @ noise_z.mT
         cov_yz = signal_y @ cov_zx.mT + noise_y @ noise_z.mT
-        if self._groups(shape[0]) == 1:
-            return torch.linalg.solve(cov_z, cov_yz.mT).mT
-        # An up-sampled image beside the noisy one does not fill its pixels: Cov(z) has a null space, where z never is.
-        return cov_yz @ torch.linalg.pinv(cov_z, rtol=NULL_SPACE, hermitian=True)
+        return cov_z, cov_yz
 
     def _maps(self, t: float, stage: int, x: Tensor | None, eps: Tensor | None) -> tuple[Tensor, Tensor]:
         basis = x if x is not None else eps
@@ -132,16 +144,61 @@ def sample_covariance(
     steps: int,
     covariance: Covariance,
     denoiser: ExactDenoiser | None = None,
-    progress: Callable[[], None] | None = None,
 ) -> Covariance:
     """Covariance (channels, n, n) of the samples that ``solver`` draws with ``steps`` evaluations of the exact network.
 
+    Args:
+        denoiser: the network, where it is not the exact one of this process and data.
+    """
+    return sample_covariances(process, [solver], steps, covariance, denoiser=denoiser)[0]
+
+
+def sample_covariances(
+    process: Process,
+    solvers: Sequence[Solver],
+    steps: int,
+    covariance: Covariance,
+    progress: Callable[[], None] | None = None,
+    true_start: bool = False,
+    denoiser: ExactDenoiser | None = None,
+) -> list[Covariance]:
+    """The same for several solvers, which go hand in hand and share the exact network.
+
+    Args:
+        progress: called after every event of every solver.
+        true_start: start from the law of z at t = 1 in place of the sampler's own start, white noise for example.
+    """
+    process = process.at_steps(steps)
+    denoiser = denoiser or ExactDenoiser(process, covariance)
+    start = (
+        denoiser.moments(1.0, len(process.stages) - 1)[0] if true_start else prior_covariance(process, len(covariance))
+    )
+    joints: tuple[Covariance, ...] = ()
+    for joints in zip(*(_propagate(process, solver, steps, start, denoiser) for solver in solvers), strict=True):
+        for _ in joints:
+            if progress:
+                progress()
+    return list(joints)
+
+
+def prior_covariance(process: Process, channels: int) -> Covariance:
+    """Of the state that a sampler starts from, as its response to each coordinate of white noise."""
+    shape = process.stages[-1].shape
+    basis = to_images(_white(shape, channels), shape[1])
+    root = to_columns(process.prior(basis) - process.prior(torch.zeros_like(basis)), shape[0] // channels)
+    return root @ root.mT
+
+
+def _propagate(
+    process: Process, solver: Solver, steps: int, start: Covariance, denoiser: ExactDenoiser
+) -> Iterator[Covariance]:
+    """The covariance of the state after each event of the plan.
+
     The state that is propagated is z, with the last prediction beside it where the next event reads it.
     """
-    denoiser = denoiser or ExactDenoiser(process, covariance)
-    channels = covariance.shape[0]
+    channels = len(start)
     shape = process.stages[-1].shape
-    joint = _white(shape, channels)
+    joint = start
     previous: Move | None = None
     plan = process.plan(steps)
     for event, following in zip(plan, [*plan[1:], None], strict=True):
@@ -163,11 +220,10 @@ def sample_covariance(
             injected = step(nothing, to_images(white, after[1]), event, shape, previous, keep)
             moved = moved + injected @ injected.mT
         joint, shape, previous = moved, after, event if isinstance(event, Move) else None
-        if progress:
-            progress()
-    for _ in range(2):
-        joint = to_columns(process.finish(_unpack(joint, shape, None).z)).mT
-    return joint
+        if following is None:
+            for _ in range(2):
+                joint = to_columns(process.finish(_unpack(joint, shape, None).z)).mT
+        yield joint
 
 
 def _white(shape: Shape, channels: int) -> Tensor:
@@ -198,12 +254,20 @@ class Verdict:
         errors: E by number of evaluations.
         order: minus the slope of log E against log N, least squares.
         floor: the limit of E for N -> infinity, extrapolated from the two largest N, where it is a notable share of the last
-            error; else None.
+            error; else None. Structural: steps or jumps lose something.
+        start: such a limit that is there only because a sampler starts from white noise, where z at t = 1 has a trace of
+            signal; else None.
     """
 
     errors: dict[int, float]
     order: float
-    floor: float | None
+    floor: float | None = None
+    start: float | None = None
+
+    @property
+    def limit(self) -> float | None:
+        """Where E stops, for whichever reason; None where it falls to zero."""
+        return self.start if self.floor is None else self.floor
 
 
 def relative_error(found: Covariance, wanted: Covariance) -> float:
@@ -214,31 +278,48 @@ def relative_error(found: Covariance, wanted: Covariance) -> float:
 def require_linear(process: Process) -> None:
     """Raise UserError where there is no closed form."""
     if not process.linear:
-        raise UserError(
-            "the closed-form oracle needs linear transforms and exact reverse steps: not a learned transform, not ihdm"
-        )
+        raise UserError("the closed-form oracle needs a linear process, and this one has a learned transform")
 
 
 def verify(
     process: Process,
-    solver: Solver,
+    solvers: Sequence[Solver],
     covariance: Covariance,
     steps: Sequence[int] = (50, 200, 1000),
     progress: Callable[[], None] | None = None,
-) -> Verdict:
-    """Run the oracle at several numbers of evaluations (increasing).
+) -> list[Verdict]:
+    """Run the oracle at several numbers of evaluations (increasing, at least two), for each solver.
+
+    Where an error stops, the two largest numbers are run again from the true law of z at t = 1, which tells the end of the
+    schedule from a loss on the way.
 
     Raises:
         UserError: the process is not linear, so that there is no closed form.
     """
     require_linear(process)
-    errors = {
-        n: relative_error(sample_covariance(process, solver, n, covariance, progress=progress), covariance)
-        for n in steps
-    }
-    logs = np.log(np.array([list(errors), list(errors.values())], dtype=float))
-    order = -float(np.polyfit(logs[0], logs[1], 1)[0])
+
+    def errors(solvers: Sequence[Solver], steps: Sequence[int], true_start: bool) -> list[dict[int, float]]:
+        found: list[dict[int, float]] = [{} for _ in solvers]
+        for n in steps:
+            results = sample_covariances(process, solvers, n, covariance, None if true_start else progress, true_start)
+            for into, result in zip(found, results, strict=True):
+                into[n] = relative_error(result, covariance)
+        return found
+
+    verdicts = []
+    for found in errors(solvers, steps, False):
+        logs = np.log(np.array([list(found), list(found.values())], dtype=float))
+        verdicts.append(Verdict(found, -float(np.polyfit(logs[0], logs[1], 1)[0]), _limit(found)))
+    stopped = [index for index, verdict in enumerate(verdicts) if verdict.floor is not None]
+    if stopped:
+        for index, found in zip(stopped, errors([solvers[i] for i in stopped], steps[-2:], True), strict=True):
+            if _limit(found) is None:
+                verdicts[index] = replace(verdicts[index], floor=None, start=verdicts[index].floor)
+    return verdicts
+
+
+def _limit(errors: Mapping[int, float]) -> float | None:
     # Richardson: where E = floor + a / N, two values give the floor. Faster decay makes it negative, never positive.
     (n1, e1), (n2, e2) = list(errors.items())[-2:]
     floor = (n2 * e2 - n1 * e1) / (n2 - n1)
-    return Verdict(errors, order, floor if floor > FLOOR_SHARE * e2 else None)
+    return floor if floor > FLOOR_SHARE * e2 else None

@@ -142,6 +142,8 @@ class Process(ABC):
     Attributes:
         stages: from the finest (0, next to data) to the coarsest.
         linear: whether the closed-form oracle applies.
+        exact: whether the reverse steps and jumps reproduce the law of the data for many steps; where they do not, the
+            oracle's error stops at a structural floor.
         solvers: names of the solvers that exist for it.
         shared_network: whether one network serves all stages; else each has its own, which sees the stage's local time.
     """
@@ -149,6 +151,7 @@ class Process(ABC):
     stages: tuple[Stage, ...]
     schedule: Schedule
     linear: bool = True
+    exact: bool = True
     solvers: tuple[str, ...] = ("ancestral", "ddim", "multistep2")
     shared_network: bool = True
 
@@ -237,6 +240,10 @@ class Process(ABC):
     def prior(self, noise: Images) -> Images:
         """State at t = 1: pure noise, since alpha is negligible there."""
         return noise
+
+    def at_steps(self, steps: int) -> Process:
+        """The process for ``steps`` evaluations: this one, except where a network belongs to one number of steps."""
+        return self
 
     def reverse(self, z: Images, prediction: Prediction, move: Move, *, eta: float, noise: Images | None) -> Images:
         """One reverse step q(z_s | z_t, x = prediction); eta = 1 ancestral, eta = 0 deterministic. [DDIM] eq. 12

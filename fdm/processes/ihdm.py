@@ -5,8 +5,9 @@ returns the step to the mean of u_{k-1}, that is A_{k-1} x - u_k, so it belongs 
 u_{k-1} = u_k + network + delta noise; u_0 is free of noise. It starts from the law of u_K, which is that of the data's
 lowest frequencies: a Gaussian is fitted to them (the paper takes blurred training images).
 
-The closed-form oracle does not apply: delta is the same at any step and for all frequencies, so even the exact network does
-not reproduce a Gaussian law, and with K the network's task changes.
+Its steps are linear, so the closed-form oracle applies, with a network of its own for every K. They are not exact: a step
+replaces z by the mean of the less blurred image and adds noise of one strength, delta, for all frequencies and any K. For
+short steps that is Langevin dynamics in place of a reverse step; docs/mathematics.md says where it leads.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class InverseHeat(Process):
         calibration: ``{"mean": […], "root": [[…]]}`` of the lowest frequencies at k = K, as ``calibrate`` found them.
     """
 
-    linear = False
+    exact = False
     solvers = ("ancestral",)
 
     def __init__(
@@ -84,6 +85,10 @@ class InverseHeat(Process):
         """k = ceil(t K), from 1 on; times on the grid k / K give k whatever their last bit."""
         t = torch.as_tensor(t, dtype=torch.float64)
         return torch.ceil(t * self.config.steps - 1e-6).clamp(1, self.config.steps).long()
+
+    def at_steps(self, steps: int) -> InverseHeat:
+        """K = ``steps``; the last blur, and so the calibration, is the same for every K."""
+        return InverseHeat(self.config.model_copy(update={"steps": steps}), self.stages[0].shape, self._prior)
 
     def log_snr(self, t: Times, stage: int) -> Times:
         return torch.full_like(t, -2 * math.log(self.config.sigma), dtype=torch.float64)

@@ -14,7 +14,7 @@ from pydantic import Field
 from torch.nn.functional import interpolate
 
 from fdm.config import Frozen, PositiveFloat
-from fdm.operators import Separable
+from fdm.operators import Separable, box
 from fdm.processes.base import stage_boundaries
 
 MOST_LEVELS = 6
@@ -83,11 +83,13 @@ def down_sampling(operator: Literal["box", "bilinear"], fine: int, coarse: int) 
 
     `box` averages over the area that each coarse pixel covers; `bilinear` is the anti-aliased interpolation of torch.
     """
+    if operator == "box" and fine % coarse == 0:
+        return box(fine, fine // coarse)
     if operator == "bilinear":
         identity = torch.eye(fine, dtype=torch.float64)[None, None]
         matrix = interpolate(identity, size=(coarse, fine), mode="bilinear", antialias=True, align_corners=False)
         return Separable(matrix[0, 0])
-    # Edges in units of 1/(fine coarse), so that an exact division stays exact.
+    # Edges in units of 1/(fine coarse).
     low, high = torch.arange(coarse)[:, None] * fine, torch.arange(fine)[None, :] * coarse
     overlap = (torch.minimum(low + fine, high + coarse) - torch.maximum(low, high)).clamp_min(0)
     return Separable(overlap.double() / fine)

@@ -103,6 +103,9 @@ class ScaleSpace(Process):
         self._last = len(sides) - 1
         ratios = [(a / b) ** 2 if config.rescaling == "dim" else 1.0 for a, b in itertools.pairwise(sides)]
         self._offsets = [0.0, *itertools.accumulate(math.log(ratio) for ratio in ratios)]
+        # A raising step drops nothing where the signal moves and kappa M M^T -> I, kappa -> the ratio of SNR.
+        even = [math.isclose(ratio * (m.even or 0.0), 1.0) for ratio, m in zip(ratios, self.down, strict=True)]
+        self.exact = self._last == 0 or (config.interpolation and all(even))
         stages: list[Stage] = []
         for level, side in enumerate(sides):
             tau, end = self.boundaries[level : level + 2]

@@ -109,6 +109,7 @@ class Staged(Process):
         self._offsets = [0.0]
         for transform, gamma in zip(self.transforms, self.power_ratios, strict=True):
             self._offsets.append(self._offsets[-1] + math.log(self._rescale(transform, gamma)))
+        self.exact = last == 0 or (config.interpolation and all(map(self.exact_jump, range(1, len(shapes)))))
 
     def _moves(self, stage: int, last: int) -> bool:
         return self.config.interpolation and stage < last
