@@ -154,17 +154,6 @@ def test_jumps_between_blurs_change_nothing(name: str, kernel: dict[str, Any]) -
     assert powers[0] > powers[1] > powers[2]
 
 
-@pytest.mark.parametrize(("name", "kernel"), KERNELS[:2])
-@pytest.mark.parametrize("solver", [Solver("ancestral", eta=1.0), Solver("ddim", eta=0.0)])
-def test_blur_stages_converge(name: str, kernel: dict[str, Any], solver: Solver) -> None:
-    """As 1 / N to below 0.01 at N = 1000; both predictions are exact."""
-    covariance = image_covariance(8, 1)
-    process = staged(8, 1, kernel)
-    errors = [relative_error(sample_covariance(process, solver, n, covariance), covariance) for n in (250, 1000)]
-    assert errors[1] <= 0.01
-    assert math.log(errors[0] / errors[1], 4) == pytest.approx(1, abs=0.1)
-
-
 def test_blur_stages_with_second_order_steps_and_operator_prediction() -> None:
     covariance = image_covariance(8, 1)
     second = Solver("multistep2", eta=0.0, multistep=True, order=2)

@@ -12,9 +12,10 @@ from torch.nn.functional import avg_pool2d, interpolate
 
 from fdm import operators
 from fdm.operators import Separable
+from fdm.processes.levels import down_sampling
 
 # At most 12 pixels a side: the dense matrices below have side**2 rows.
-any_operator = st.one_of(
+resizings = st.one_of(
     st.builds(
         lambda make, size, factor: make(size * factor, factor),
         st.sampled_from([operators.box, operators.bilinear_down]),
@@ -27,7 +28,23 @@ any_operator = st.one_of(
         st.integers(1, 3),
         st.integers(2, 4),
     ),
+    st.builds(
+        lambda operator, sizes: down_sampling(operator, sum(sizes), sizes[0]),
+        st.sampled_from(["box", "bilinear"]),
+        st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    ),
 )
+blurs = st.one_of(
+    st.builds(
+        lambda make, size, width, boundary: make(size, width, boundary),
+        st.sampled_from([operators.gaussian, operators.uniform]),
+        st.integers(2, 8),
+        st.floats(1, 3),
+        st.sampled_from(["zero", "reflect"]),
+    ),
+    st.builds(operators.heat, st.integers(2, 8), st.floats(0, 0.5)),
+)
+any_operator = st.one_of(resizings, blurs)
 
 
 def dense(operator: Separable) -> torch.Tensor:
@@ -63,7 +80,7 @@ def test_functions_of_the_gram_matrices(operator: Separable, seed: int) -> None:
         torch.testing.assert_close(flat(found), root @ flat(v), rtol=0, atol=1e-10)
 
 
-@given(any_operator)
+@given(resizings)  # blurs have no inverse to speak of
 def test_norm_and_pseudo_inverse(operator: Separable) -> None:
     m = dense(operator)
     assert operator.norm_squared == pytest.approx(float(torch.linalg.matrix_norm(m, 2)) ** 2, rel=1e-12)
@@ -100,6 +117,20 @@ def test_box_spreads_energy_evenly() -> None:
     torch.testing.assert_close(m @ m.mT, torch.eye(16, dtype=torch.float64) / 4, rtol=0, atol=1e-14)
     assert operators.nearest(4, 2).norm_squared == pytest.approx(4, rel=1e-12)
     assert operators.bilinear_up(4, 2).norm_squared == pytest.approx(4, rel=1e-12)
+
+
+@given(any_operator, st.integers(0, 1000))
+def test_white_noise_is_spread_to_the_covariance(operator: Separable, seed: int) -> None:
+    """R R^T = h^2(M^T M) for h = sqrt(1 - M^T M / ||M||^2), from the response to every coordinate of the noise."""
+    m, n = dense(operator), operator.columns
+    basis = torch.eye(n * n, dtype=torch.float64).reshape(n * n, 1, n, n)
+    root = operator.spread(lambda s: (1 - s / operator.norm_squared).clamp_min(0).sqrt(), basis).flatten(1).mT
+    wanted = torch.eye(n * n, dtype=torch.float64) - m.mT @ m / operator.norm_squared
+    torch.testing.assert_close(root @ root.mT, wanted, rtol=0, atol=1e-10)
+    gram, cogram = m.mT @ m, m @ m.mT
+    smaller = gram if len(gram) <= len(cogram) else cogram
+    even = torch.dist(smaller, torch.eye(len(smaller), dtype=torch.float64) * operator.norm_squared) < 1e-10
+    assert (operator.even is not None) == bool(even)
 
 
 def test_composition() -> None:

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fdm.processes import Jump, Move, Prediction, Process, build_process
-from fdm.processes.gaussian import Config as GaussianConfig
 from fdm.processes.staged import Config as StagedConfig
 from fdm.processes.staged import Staged
 
@@ -110,7 +109,7 @@ def test_ancestral_step_is_gaussian_conditioning(process: Staged, data: st.DataO
     moves = process.config.interpolation and stage < len(process.stages) - 1
     truth = Prediction(clean, process.delta(clean, stage) if moves else None)
     found = process.reverse(z, truth, Move(stage, t, s), eta=1.0, noise=torch.zeros_like(z))
-    torch.testing.assert_close(found, mean, rtol=0, atol=1e-9)
+    torch.testing.assert_close(found, mean, rtol=0, atol=1e-10)
     spread = process.reverse(z, truth, Move(stage, t, s), eta=1.0, noise=torch.ones_like(z)) - found
     torch.testing.assert_close(spread.square(), variance.expand_as(spread), rtol=0, atol=1e-10)
 
@@ -188,17 +187,8 @@ def test_the_network_target_determines_the_data(process: Staged, data: st.DataOb
     example = process.example(x, torch.full((2,), t, dtype=F64), stage, eps)
     assert example.target.shape[1] == process.stages[stage].outputs
     found = process.predict(example.target, example.z, t, stage, clip=False)
-    torch.testing.assert_close(found.clean, process.signals(x)[stage], rtol=0, atol=1e-9)
-    torch.testing.assert_close(process.signal(found, t, stage), signal_at(process, x, t, stage), rtol=0, atol=1e-9)
-
-
-@pytest.mark.parametrize("target", ["v", "eps", "x"])
-def test_parametrisations_of_the_standard_process(target: Any) -> None:
-    process = build_process(GaussianConfig(process="gaussian", target=target), 3, 4)
-    x, eps = images(5, 3, 4), images(5, 3, 4, seed=1)
-    example = process.example(x, torch.full((5,), 0.4, dtype=F64), 0, eps)
-    found = process.predict(example.target, example.z, 0.4, 0, clip=False)
-    torch.testing.assert_close(found.clean, x, rtol=0, atol=1e-12)
+    torch.testing.assert_close(found.clean, process.signals(x)[stage], rtol=0, atol=1e-10)
+    torch.testing.assert_close(process.signal(found, t, stage), signal_at(process, x, t, stage), rtol=0, atol=1e-10)
 
 
 def test_clipping_limits_the_signal() -> None:

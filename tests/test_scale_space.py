@@ -114,8 +114,8 @@ def test_marginal_and_target_are_as_published(case: tuple[ScaleSpace, int, float
     torch.testing.assert_close(example.z, level.alpha * mean + level.sigma * eps, rtol=0, atol=1e-10)
     assert example.target.shape[1:] == here.result
     found = process.predict(example.target, example.z, t, stage, clip=False)
-    torch.testing.assert_close(found.clean, process.signals(x)[stage], rtol=0, atol=1e-9)
-    torch.testing.assert_close(process.signal(found, t, stage), mean, rtol=0, atol=1e-9)
+    torch.testing.assert_close(found.clean, process.signals(x)[stage], rtol=0, atol=1e-10)
+    torch.testing.assert_close(process.signal(found, t, stage), mean, rtol=0, atol=1e-10)
 
 
 @given(cases())
