@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from fdm.errors import UserError
 from fdm.report import style
+from fdm.report.audit import RECORD, differences, record
 from fdm.report.load import Results, load
 from fdm.report.page import render
 from fdm.report.plan import read_plan
 from fdm.report.section import Canvas
 from fdm.report.sections import build_sections
 from fdm.report.table import Table
+from fdm.report.tracked import FILES as TRACKED
+from fdm.report.tracked import write_tracked
 from fdm.report.write import write_table
 
-OURS = {"index.html", "tables", "figures"}
+OURS = {"index.html", RECORD, "tables", "figures"} | TRACKED
 
 
 def build(suite: str, results: Path, target: Path) -> Path:
@@ -34,29 +40,56 @@ def build(suite: str, results: Path, target: Path) -> Path:
         UserError: a file is missing, damaged or of another run, or the report cannot be written. The old report stays.
     """
     _refuse_foreign(target)
+    with _built(suite, results, target) as part:
+        _swap(part, target)
+    return target / "index.html"
+
+
+def check(suite: str, results: Path, target: Path) -> list[str]:
+    """What in the report at ``target`` is not as the results give it, one line each; empty if everything is.
+
+    Builds a fresh report beside it and compares: cells of tables one by one, other files by their bytes.
+
+    Raises:
+        UserError: there is no report, or the results cannot be read.
+    """
+    if not (target / RECORD).is_file():
+        raise UserError(f"{target}: no report with a {RECORD} here; run `fdm report {suite}` first")
+    with _built(suite, results, target) as part:
+        return list(differences(target, part))
+
+
+@contextmanager
+def _built(suite: str, results: Path, target: Path) -> Iterator[Path]:
+    """A complete new report in a folder beside ``target``, removed afterwards unless it was moved."""
     found = load(Path(suite).stem if suite.endswith((".yaml", ".yml")) else suite, results, read_plan(suite))
     part = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         shutil.rmtree(part, ignore_errors=True)
         (part / "tables").mkdir(parents=True)
         (part / "figures").mkdir()
-        (part / "index.html").write_text(_write(found, part), encoding="utf-8", newline="\n")
-        _swap(part, target)
+        _write(found, part)
+        yield part
     except OSError as error:
         raise UserError(f"{target}: cannot write the report: {error.strerror or error}") from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return target / "index.html"
 
 
-def _write(results: Results, part: Path) -> str:
+def _write(results: Results, part: Path) -> None:
     looks = style.looks(results)
     with style.drawing():
         sections = build_sections(Canvas(results, looks, part / "figures"))
     for block in (block for section in sections for block in section.blocks):
         if isinstance(block, Table):
             write_table(block, part / "tables")
-    return render(results, looks, sections)
+    write_tracked(results, part)
+    _save(part / "index.html", render(results, looks, sections))
+    _save(part / RECORD, json.dumps(record(results, part), indent=2, ensure_ascii=False) + "\n")
+
+
+def _save(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="\n")
 
 
 def _refuse_foreign(target: Path) -> None:

@@ -15,8 +15,9 @@ from markupsafe import Markup, escape
 
 from fdm.report import checks
 from fdm.report.load import Manifest, Results
+from fdm.report.names import slug
 from fdm.report.numbers import Estimate
-from fdm.report.section import Section, slug
+from fdm.report.section import Section
 from fdm.report.style import Look, drawn_colours, inline, theme_css
 from fdm.report.table import Cell, Header
 from fdm.report.tables import network_title
@@ -40,6 +41,7 @@ def render(results: Results, looks: Mapping[str, Look], sections: Sequence[Secti
     environment.filters |= {
         "slug": slug,
         "sortkey": _sortkey,
+        "of": lambda names: _of(names, looks),
         "consecutive": _consecutive,
         "breakable": _breakable,
         "manifest": _manifest,
@@ -111,6 +113,12 @@ def _sortkey(cell: Cell) -> str:
     if isinstance(cell.raw, Estimate):
         return repr(float(cell.raw.mean))
     return cell.raw or ""
+
+
+def _of(names: Iterable[str], looks: Mapping[str, Look]) -> Markup:
+    """The attribute by which the method filter finds an element; none for what belongs to no method."""
+    own = " ".join(slug(name) for name in names if name in looks)
+    return Markup(f' data-of="{own}"') if own else Markup("")
 
 
 def _consecutive(headers: Sequence[Header]) -> list[Group]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,9 +90,3 @@ class Canvas:
     def draw(self, name: str, title: str, caption: str, alt: str, figure: Figure, method: str = "") -> Drawing:
         """Write a figure to ``figures/<name>.{svg,png}`` and return it as a block."""
         return Drawing(name, title, caption, alt, style.save(figure, self.folder, name), method)
-
-
-def slug(name: str) -> str:
-    """A name as part of an id or a file name; unusual names get a short hash, so that no two meet."""
-    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name)
-    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"

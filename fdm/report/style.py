@@ -17,9 +17,11 @@ from typing import Literal
 
 import matplotlib
 import seaborn as sns
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
 from fdm.report.load import Results
+from fdm.report.names import slug
 from fdm.report.tables import BASELINE
 
 INK, MUTED, LINE = "#1b1d22", "#5a606b", "#d8dbe0"
@@ -165,13 +167,21 @@ def drawing() -> Iterator[None]:
         yield
 
 
+def belongs(method: str, *artists: Artist) -> None:
+    """Mark parts of a drawing as one method's: the page's method filter hides them with it."""
+    for artist in artists:
+        artist.set_gid(f"of-{slug(method)}")
+
+
 def save(figure: Figure, folder: Path, name: str) -> str:
     """Write ``<name>.svg`` (transparent) and ``<name>.png`` (on white) without dates; returns the SVG's text."""
     out = io.StringIO()
     figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
-    (folder / f"{name}.svg").write_text(out.getvalue(), encoding="utf-8")
+    # A group's id must be unique; one method has many groups.
+    svg = re.sub(r'<g id="of-([^"]+)"', r'<g data-of="\1"', out.getvalue())
+    (folder / f"{name}.svg").write_text(svg, encoding="utf-8")
     figure.savefig(folder / f"{name}.png", format="png", dpi=180, facecolor="white", metadata={"Software": None})
-    return out.getvalue()
+    return svg
 
 
 def inline(svg: str, name: str, variables: dict[str, str]) -> str:

@@ -51,10 +51,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A finished table."""
+    """A finished table; ``subject`` heads the column of its rows' titles."""
 
     name: str
     title: str
     caption: str
     headers: tuple[Header, ...]
     rows: tuple[Row, ...]
+    subject: str = "Method"

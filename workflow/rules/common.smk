@@ -13,7 +13,7 @@ from fdm.errors import UserError
 from fdm.experiment import identity, load_dataset, load_suite
 from fdm.pretrained import pretraining_of
 from fdm.runs import Run
-from fdm.sources import source_version
+from fdm.sources import PACKAGE, source_version
 
 DEFAULTS = {"suite": "digits", "overrides": [], "threads": 1}
 for key in config:
@@ -28,6 +28,8 @@ try:
 except UserError as error:
     sys.exit(f"error: {error}")
 AUTOENCODER = ["autoencoder.safetensors", "pretrain.json"]
+PAGE = PACKAGE / "report"  # template, style and script are not Python, but part of the page
+PRETRAIN_REPORTED = ["autoencoder.csv", "reconstructions.png", "pretrain.json"]
 RUNS = [(name, seed) for name in SUITE.experiments for seed in SUITE.seeds]
 
 
@@ -152,7 +154,8 @@ def metrics(_):
 def report_identity(wildcards=None):
     titles = [SUITE.title, *(experiment.title for experiment in SUITE.experiments.values())]
     runs = [wanted("evaluate", *run) or made("evaluate", *run) for run in RUNS]
-    return identity(titles, runs, source_version("report"))
+    page = [path.read_text() for path in sorted(PAGE.iterdir()) if path.suffix in (".j2", ".css", ".js")]
+    return identity(titles, runs, source_version("report"), page)
 
 
 def report_page(_):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from fdm.report.names import slug
 from fdm.report.reverse import reverse_process
-from fdm.report.section import Canvas, Section, slug
+from fdm.report.section import Canvas, Section
 from fdm.report.settings import describe
 
 ORDER = 30
