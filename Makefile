@@ -67,6 +67,13 @@ lock: $(STAMP) ## Resolve requirements.lock anew from pyproject.toml
 schema: $(STAMP) ## Write params/schema.json from the configuration models
 	fdm show --schema > params/schema.json
 
+.PHONY: plots
+plots: .dvc/offline.html ## Let `dvc plots` work without a network (needs npm, once)
+	dvc config --local plots.html_template offline.html
+
+.dvc/offline.html: workflow/scripts/offline_plots.py | $(STAMP)
+	python $< $@
+
 .PHONY: clean
 clean: ## Remove results, reports and logs; runs (work/), data and downloads stay
 	rm -rf results reports logs .snakemake

@@ -320,19 +320,54 @@ def show(
 
 @app.command()
 def report(
-    suite: Annotated[str, typer.Argument(help="Suite whose results are reported.")],
+    suite: Annotated[str | None, typer.Argument(help="Suite whose results are reported.")] = None,
     results: Annotated[Path | None, typer.Option(metavar="DIR", help="Default: results/SUITE.")] = None,
     to: Annotated[Path | None, typer.Option(metavar="DIR", help="Default: reports/SUITE.")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Build nothing: name every cell and file that is not what the results give.")
+    ] = False,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            metavar="BEFORE AFTER", help="Build nothing: print what differs between two folders results/SUITE."
+        ),
+    ] = None,
 ) -> None:
     """Build the report of a suite from its result files alone.
 
-    Example: fdm report digits
+    Example: fdm report digits · fdm report digits --check · fdm report --compare old/results/digits results/digits
     """
+    if compare:
+        _compare(*compare, to)
+        return
+    if suite is None:
+        raise UserError("name a suite, for example digits, or give --compare BEFORE AFTER")
     from fdm.report import build
+    from fdm.report import check as check_report
 
     name = Path(suite).stem if suite.endswith((".yaml", ".yml")) else suite
-    page = build(suite, results or Path("results") / name, to or Path("reports") / name)
-    _say(f"report: {page}")
+    results, to = results or Path("results") / name, to or Path("reports") / name
+    if not check:
+        _say(f"report: {build(suite, results, to)}")
+        return
+    found = check_report(suite, results, to)
+    for line in found:
+        print(line)
+    if found:
+        raise UserError(f"{to}: {len(found)} differences from {results}; `fdm report {suite}` makes it anew")
+    _say(f"report: {to} says what {results} says")
+
+
+def _compare(before: Path, after: Path, to: Path | None) -> None:
+    """Print what changed as Markdown; with ``to`` also write the tables there in all formats."""
+    from fdm.report.compare import compare
+    from fdm.report.write import as_markdown, write_table
+
+    for table in compare(before, after):
+        print(f"## {table.title}\n\n{as_markdown(table)}")
+        if to:
+            to.mkdir(parents=True, exist_ok=True)
+            write_table(table, to)
 
 
 def _run(experiment, seed, to, override, device, threads):  # type: ignore[no-untyped-def]

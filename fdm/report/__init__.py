@@ -1,5 +1,5 @@
 """Report of a suite: tables, figures and one self-contained page, made from nothing but result files."""
 
-from fdm.report.assemble import build
+from fdm.report.assemble import build, check
 
-__all__ = ["build"]
+__all__ = ["build", "check"]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -15,13 +16,13 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from fdm.report.labels import Mark, label_marks
 from fdm.report.load import Method, Results, Run
 from fdm.report.numbers import Kind, estimate, scale
-from fdm.report.style import Look
+from fdm.report.style import Look, belongs
 from fdm.report.tables import network_title
 
 WINDOWS = 40
 
 
-def training_curves(results: Results, looks: dict[str, Look]) -> Figure:
+def training_curves(results: Results, looks: Mapping[str, Look]) -> Figure:
     """Loss against images seen: all steps, then one panel per stage if any method has more than one."""
     stages = sorted({int(stage) for run in results.runs for stage in run.curve["stage"].unique()})
     panels: list[int | None] = [None, *stages] if len(stages) > 1 else [None]
@@ -40,7 +41,7 @@ def training_curves(results: Results, looks: dict[str, Look]) -> Figure:
         for method in results.methods:
             _curve(axes, method, stage, most, looks[method.name])
         axes.set_yscale("log")
-        _plain_log(axes)
+        plain_log(axes)
         axes.set_title(
             "All steps" if stage is None else f"Steps of stage {stage}" + (" (finest)" if stage == 0 else "")
         )
@@ -56,7 +57,7 @@ def training_curves(results: Results, looks: dict[str, Look]) -> Figure:
     return figure
 
 
-def quality_against_cost(results: Results, looks: dict[str, Look]) -> Figure:
+def quality_against_cost(results: Results, looks: Mapping[str, Look]) -> Figure:
     """Fréchet distance (or FID) of every feature network against FLOPs and against seconds per sample."""
     networks = list(dict.fromkeys(network for run in results.runs for network in run.metrics.features))
     costs: list[tuple[str, Kind, Callable[[Run], float]]] = [
@@ -90,15 +91,18 @@ def _curve(axes: Axes, method: Method, stage: int | None, most: int, look: Look)
     if not len(table):
         return
     x = (table.index.to_numpy() + 0.5) * most / WINDOWS
-    axes.plot(x, table.mean(axis=1), color=look.light, linestyle=look.dash, linewidth=1.5)
+    drawn: list[Artist] = [*axes.plot(x, table.mean(axis=1), color=look.light, linestyle=look.dash, linewidth=1.5)]
     if len(lines) > 1:
-        axes.fill_between(x, table.min(axis=1), table.max(axis=1), color=look.light, alpha=0.15, linewidth=0)
+        drawn.append(
+            axes.fill_between(x, table.min(axis=1), table.max(axis=1), color=look.light, alpha=0.15, linewidth=0)
+        )
+    belongs(method.name, *drawn)
 
 
 def _scatter(
     axes: Axes,
     results: Results,
-    looks: dict[str, Look],
+    looks: Mapping[str, Look],
     network: str,
     cost: Callable[[Run], float],
     label: str,
@@ -111,10 +115,11 @@ def _scatter(
             continue
         x, y = estimate([cost(run) for run in runs]), estimate([_distance(run, network) or 0.0 for run in runs])
         look = looks[method.name]
-        axes.errorbar(
+        drawn = axes.errorbar(
             x.mean, y.mean, xerr=x.half, yerr=y.half, color=look.light, marker=look.marker, markersize=7, elinewidth=1.2
         )
-        marks.append(Mark(method.title, x, y))
+        belongs(method.name, *drawn.get_children())
+        marks.append(Mark(method.name, method.title, x, y))
     values = [mark.x.mean for mark in marks]
     how = scale(values, kind)
     if values and min(values) > 0 and max(values) > 10 * min(values):
@@ -134,7 +139,7 @@ def _distance(run: Run, network: str) -> float | None:
     return scores.get("fid", scores.get("frechet_distance"))
 
 
-def _plain_log(axes: Axes) -> None:
+def plain_log(axes: Axes) -> None:
     """Decimal numbers on a logarithmic axis (matplotlib's own labels need its mathematical text, which is off)."""
     low, high = axes.get_ylim()
     if high / low < 6:  # too few round numbers for a logarithmic choice
@@ -146,7 +151,7 @@ def _plain_log(axes: Axes) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _legend(figure: Figure, results: Results, looks: dict[str, Look]) -> None:
+def _legend(figure: Figure, results: Results, looks: Mapping[str, Look]) -> None:
     handles = [
         Line2D(
             [],
@@ -158,4 +163,8 @@ def _legend(figure: Figure, results: Results, looks: dict[str, Look]) -> None:
         )
         for m in results.methods
     ]
-    figure.legend(handles=handles, loc="lower center", ncols=min(3, len(handles)), handlelength=2.6, columnspacing=2.0)
+    legend = figure.legend(
+        handles=handles, loc="lower center", ncols=min(3, len(handles)), handlelength=2.6, columnspacing=2.0
+    )
+    for method, *parts in zip(results.methods, legend.legend_handles, legend.get_texts(), strict=True):
+        belongs(method.name, *(part for part in parts if part is not None))

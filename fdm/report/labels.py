@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 
 from fdm.report.numbers import Estimate
-from fdm.report.style import MUTED
+from fdm.report.style import MUTED, belongs
 
 SIZE, LETTER = 7.5, 4.0  # font size and a letter's mean width in points, on the wide side: pages use other fonts
 LONGEST = 48
@@ -18,6 +18,7 @@ Box = tuple[float, float, float, float]
 class Mark:
     """A point with its intervals and its name."""
 
+    method: str
     title: str
     x: Estimate
     y: Estimate
@@ -57,7 +58,7 @@ def label_marks(axes: Axes, marks: list[Mark]) -> None:
         far = (
             {"arrowstyle": "-", "color": MUTED, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 4} if abs(up) > 10 else None
         )
-        axes.annotate(
+        name = axes.annotate(
             text,
             (mark.x.mean, mark.y.mean),
             (across, up),
@@ -68,6 +69,7 @@ def label_marks(axes: Axes, marks: list[Mark]) -> None:
             annotation_clip=False,
             arrowprops=far,
         )
+        belongs(mark.method, name, *([name.arrow_patch] if name.arrow_patch else []))
 
 
 def _dpi(axes: Axes) -> float:

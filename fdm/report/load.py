@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -155,11 +155,11 @@ class Run:
         try:
             stored = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError):
-            raise UserError(f"{path}: missing or damaged; {_again(self.folder, 'sample')}") from None
+            raise UserError(f"{path}: missing or damaged; {again(self.folder, 'sample')}") from None
         if stored.ndim != 4 or stored.dtype != np.uint8 or len(stored) != self.metrics.samples:
             raise UserError(
                 f"{path}: holds {stored.dtype} {stored.shape}, but metrics.json was computed on {self.metrics.samples} "
-                f"uint8 images; {_again(self.folder, 'evaluate')}"
+                f"uint8 images; {again(self.folder, 'evaluate')}"
             )
         return np.array(stored[:count])
 
@@ -171,11 +171,9 @@ class Run:
                 t, stage = stored["t"], stored["stage"]
                 z, x = ([stored[f"{kind}_{j}"].astype(np.float32) for j in range(len(t))] for kind in "zx")
         except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
-            raise UserError(f"{path}: missing or damaged; {_again(self.folder, 'sample')}") from None
+            raise UserError(f"{path}: missing or damaged; {again(self.folder, 'sample')}") from None
         if len(t) == 0 or len(stage) != len(t) or not all(np.isfinite(frame).all() for frame in [t, *z, *x]):
-            raise UserError(
-                f"{path}: empty, uneven or with values that are not finite; {_again(self.folder, 'sample')}"
-            )
+            raise UserError(f"{path}: empty, uneven or with values that are not finite; {again(self.folder, 'sample')}")
         return Trajectory(t, stage, z, x)
 
 
@@ -269,79 +267,84 @@ def _twins(methods: list[Method]) -> dict[str, list[str]]:
 
 
 def _run(folder: Path) -> Run:
-    manifest = _read(folder / "manifest.json", Manifest, "evaluate")
-    metrics = _read(folder / "metrics.json", Metrics, "evaluate")
-    cost = _read(folder / "cost.json", Cost, "evaluate")
+    manifest = read_json(folder / "manifest.json", Manifest, "evaluate")
+    metrics = read_json(folder / "metrics.json", Metrics, "evaluate")
+    cost = read_json(folder / "cost.json", Cost, "evaluate")
     where = folder / "manifest.json"
     seed = int(folder.name[4:])
     if manifest.seed != seed:
-        raise UserError(f"{where}: is of seed {manifest.seed}, not of this folder's; {_again(folder, 'evaluate')}")
+        raise UserError(f"{where}: is of seed {manifest.seed}, not of this folder's; {again(folder, 'evaluate')}")
     for kind in KINDS:
         if kind not in manifest.identities or kind not in manifest.records:
-            raise UserError(f"{where}: says nothing about {kind!r}; {_again(folder, 'evaluate')}")
+            raise UserError(f"{where}: says nothing about {kind!r}; {again(folder, 'evaluate')}")
         if manifest.records[kind].identity != manifest.identities[kind]:
-            raise UserError(f"{where}: its {kind} record is of another run; {_again(folder, kind)}")
+            raise UserError(f"{where}: its {kind} record is of another run; {again(folder, kind)}")
     for kind in ("train", "sample"):
         path = folder / f"{kind}.json"
-        if _read(path, Record, kind).identity != manifest.identities[kind]:
-            raise UserError(f"{path}: its identity is not the one in manifest.json; {_again(folder, 'evaluate')}")
+        if read_json(path, Record, kind).identity != manifest.identities[kind]:
+            raise UserError(f"{path}: its identity is not the one in manifest.json; {again(folder, 'evaluate')}")
     # The contract gives scores and costs no identity of their own; where one is given, it must be this run's.
     for file, content in (("metrics.json", metrics), ("cost.json", cost)):
         own = (content.model_extra or {}).get("identity", manifest.identities["evaluate"])
         if own != manifest.identities["evaluate"]:
             raise UserError(
-                f"{folder / file}: its identity is not the one in manifest.json; {_again(folder, 'evaluate')}"
+                f"{folder / file}: its identity is not the one in manifest.json; {again(folder, 'evaluate')}"
             )
     if not metrics.features:
-        raise UserError(f"{folder / 'metrics.json'}: holds no score; {_again(folder, 'evaluate')}")
-    return Run(folder, seed, manifest, metrics, cost, _curve(folder), _restored(folder, manifest))
+        raise UserError(f"{folder / 'metrics.json'}: holds no score; {again(folder, 'evaluate')}")
+    curve = read_curve(folder, "training.csv", CURVE, "train")
+    return Run(folder, seed, manifest, metrics, cost, curve, _restored(folder, manifest))
 
 
 def _restored(folder: Path, manifest: Manifest) -> Restored | None:
     path = folder / "restore.json"
     if not path.exists():
         return None
-    restored = _read(path, Restored, "restore")
+    restored = read_json(path, Restored, "restore")
     if restored.train != manifest.identities["train"]:
-        raise UserError(f"{path}: is of another training than manifest.json; {_again(folder, 'restore')}")
+        raise UserError(f"{path}: is of another training than manifest.json; {again(folder, 'restore')}")
     return restored
 
 
-def _curve(folder: Path) -> pd.DataFrame:
-    path = folder / "training.csv"
+def read_curve(folder: Path, name: str, columns: Sequence[str], kind: str) -> pd.DataFrame:
+    """A log of losses, checked: it has these columns, and they hold finite numbers."""
+    path = folder / name
     try:
         curve = pd.read_csv(path)
     except (OSError, ValueError):
-        raise UserError(f"{path}: missing or damaged; {_again(folder, 'train')}") from None
-    if absent := [column for column in CURVE if column not in curve]:
-        raise UserError(f"{path}: has no column {absent[0]!r}; {_again(folder, 'train')}")
+        raise UserError(f"{path}: missing or damaged; {again(folder, kind)}") from None
+    if absent := [column for column in columns if column not in curve]:
+        raise UserError(f"{path}: has no column {absent[0]!r}; {again(folder, kind)}")
     try:
-        values = curve[list(CURVE)].to_numpy(dtype=float)
+        values = curve[list(columns)].to_numpy(dtype=float)
     except (TypeError, ValueError):
-        raise UserError(f"{path}: holds something that is not a number; {_again(folder, 'train')}") from None
+        raise UserError(f"{path}: holds something that is not a number; {again(folder, kind)}") from None
     if not len(curve) or not np.isfinite(values).all():
-        raise UserError(f"{path}: empty, or a value is not finite; {_again(folder, 'train')}")
+        raise UserError(f"{path}: empty, or a value is not finite; {again(folder, kind)}")
     return curve
 
 
 Content = TypeVar("Content", bound=File)
 
 
-def _read(path: Path, model: type[Content], kind: str) -> Content:
+def read_json(path: Path, model: type[Content], kind: str) -> Content:
+    """A JSON file of a run, checked; ``kind`` is the verb that makes it."""
+
     def refuse(text: str) -> float:
         raise ValueError(f"{text} is not a finite number")
 
     try:
         raw = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
     except OSError:
-        raise UserError(f"{path}: missing or unreadable; {_again(path.parent, kind)}") from None
+        raise UserError(f"{path}: missing or unreadable; {again(path.parent, kind)}") from None
     except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error}); {_again(path.parent, kind)}") from None
+        raise UserError(f"{path}: not valid JSON ({error}); {again(path.parent, kind)}") from None
     try:
         return model.model_validate(raw)
     except ValidationError as error:
         raise explain(error, str(path), [model]) from None
 
 
-def _again(folder: Path, verb: str) -> str:
+def again(folder: Path, verb: str) -> str:
+    """What to do about a bad file of a run."""
     return f"run `fdm {verb}` for {folder.parent.name} with --seed {folder.name[4:]} again"

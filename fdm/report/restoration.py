@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from shutil import copyfile
 
 import numpy as np
 from PIL import Image
 
 from fdm.errors import UserError
 from fdm.report.load import Method, Restored, Results, Task
+from fdm.report.names import slug
 from fdm.report.numbers import Estimate, Kind, estimate, scale
 from fdm.report.samples import encode
+from fdm.report.section import Picture
 from fdm.report.table import Cell, Header, Row, Table
 
 COLUMNS: dict[str, tuple[str, str, Kind]] = {
@@ -27,20 +29,6 @@ ESTIMATORS = {
     "unprojected": "unprojected",
     "projected": "projected",
 }
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """A picture of the first restorations of one experiment; ``path`` is the file that it comes from."""
-
-    name: str
-    title: str
-    caption: str
-    path: Path
-    media: str
-    content: bytes
-    width: int
-    height: int
 
 
 def restoration_table(results: Results) -> Table | None:
@@ -70,8 +58,8 @@ def restoration_table(results: Results) -> Table | None:
     return Table("conditional", "Restoration without training for it", _caption(first), tuple(headers), tuple(rows))
 
 
-def sheets(results: Results) -> list[Sheet]:
-    """The pictures ``restore.png`` of the first seed that has one.
+def sheets(results: Results, folder: Path) -> list[Picture]:
+    """The pictures ``restore.png`` of each experiment's first seed that has one, also copied to ``folder``.
 
     Raises:
         UserError: it is missing or damaged.
@@ -89,8 +77,10 @@ def sheets(results: Results) -> list[Sheet]:
             raise UserError(f"{path}: missing or damaged; run `fdm restore` again") from None
         media, content = encode(picture)
         height, width = picture.shape[:2]
+        copyfile(path, folder / f"restore-{slug(method.name)}.png")
+        name, alt = f"restore-{method.name}", f"Restorations with {method.title}, seed {run.seed}"
         caption = f"Seed {run.seed}, the first images, not selected."
-        found.append(Sheet(method.name, method.title, caption, path, media, content, width, height))
+        found.append(Picture(name, method.title, caption, alt, media, content, width, height, (method.name,)))
     return found
 
 

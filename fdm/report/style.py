@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +17,11 @@ from typing import Literal
 
 import matplotlib
 import seaborn as sns
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
 from fdm.report.load import Results
+from fdm.report.names import slug
 from fdm.report.tables import BASELINE
 
 INK, MUTED, LINE = "#1b1d22", "#5a606b", "#d8dbe0"
@@ -95,7 +97,7 @@ def stage_colour(stage: int) -> str:
     return STAGES[stage % len(STAGES)][0]
 
 
-def variables(looks: dict[str, Look]) -> dict[str, tuple[str, str]]:
+def variables(looks: Mapping[str, Look]) -> dict[str, tuple[str, str]]:
     """Every CSS variable of the page with its colours on light and on dark."""
     return {
         **{f"--{name}": pair for name, pair in THEME.items()},
@@ -104,7 +106,7 @@ def variables(looks: dict[str, Look]) -> dict[str, tuple[str, str]]:
     }
 
 
-def theme_css(looks: dict[str, Look]) -> str:
+def theme_css(looks: Mapping[str, Look]) -> str:
     """The variables for a light page, for a dark system and for a reader's own choice."""
     light, dark = ("; ".join(f"{name}: {pair[i]}" for name, pair in variables(looks).items()) for i in range(2))
     light, dark = f"color-scheme: light; {light};", f"color-scheme: dark; {dark};"
@@ -115,7 +117,7 @@ def theme_css(looks: dict[str, Look]) -> str:
     )
 
 
-def drawn_colours(looks: dict[str, Look]) -> dict[str, str]:
+def drawn_colours(looks: Mapping[str, Look]) -> dict[str, str]:
     """What each colour of a drawing becomes on the page."""
     return {
         light: f"var({name})"
@@ -165,13 +167,21 @@ def drawing() -> Iterator[None]:
         yield
 
 
+def belongs(method: str, *artists: Artist) -> None:
+    """Mark parts of a drawing as one method's: the page's method filter hides them with it."""
+    for artist in artists:
+        artist.set_gid(f"of-{slug(method)}")
+
+
 def save(figure: Figure, folder: Path, name: str) -> str:
     """Write ``<name>.svg`` (transparent) and ``<name>.png`` (on white) without dates; returns the SVG's text."""
     out = io.StringIO()
     figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
-    (folder / f"{name}.svg").write_text(out.getvalue(), encoding="utf-8")
+    # A group's id must be unique; one method has many groups.
+    svg = re.sub(r'<g id="of-([^"]+)"', r'<g data-of="\1"', out.getvalue())
+    (folder / f"{name}.svg").write_text(svg, encoding="utf-8")
     figure.savefig(folder / f"{name}.png", format="png", dpi=180, facecolor="white", metadata={"Software": None})
-    return out.getvalue()
+    return svg
 
 
 def inline(svg: str, name: str, variables: dict[str, str]) -> str:

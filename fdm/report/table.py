@@ -30,20 +30,32 @@ class Header:
 
 @dataclass(frozen=True)
 class Row:
-    """One method."""
+    """Mostly one method: then ``name`` is its experiment.
+
+    ``of`` names the experiments behind a row that is not one method (or is several), so that the method filter reaches it;
+    ``anchor`` is the place on the page that its numbers link to where that is not the manifests of ``name``.
+    """
 
     name: str
     title: str
     seeds: int
     cells: tuple[Cell, ...]
+    of: tuple[str, ...] = ()
+    anchor: str = ""
+
+    @property
+    def experiments(self) -> tuple[str, ...]:
+        """Names of the experiments behind the row."""
+        return self.of or (self.name,)
 
 
 @dataclass(frozen=True)
 class Table:
-    """A finished table."""
+    """A finished table; ``subject`` heads the column of its rows' titles."""
 
     name: str
     title: str
     caption: str
     headers: tuple[Header, ...]
     rows: tuple[Row, ...]
+    subject: str = "Method"

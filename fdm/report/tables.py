@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from fdm.report.load import Results, Run
+from fdm.report.names import slug
 from fdm.report.numbers import Estimate, Kind, Scale, estimate, scale
 from fdm.report.table import Cell, Header, Row, Table
 
@@ -158,7 +159,8 @@ def runs_table(results: Results) -> Table:
     for method in results.methods:
         for run in method.runs:
             cells = [_cell([column.value(run)], how) for column, how in zip(columns, scales, strict=True)]
-            rows.append(Row(method.name, method.title, 1, (Cell(str(run.seed), str(run.seed)), *cells)))
+            anchor = f"run-{slug(method.name)}-seed{run.seed}"
+            rows.append(Row(method.name, method.title, 1, (Cell(str(run.seed), str(run.seed)), *cells), anchor=anchor))
     headers = [Header("seed", "Seed"), *(_header(column, how) for column, how in zip(columns, scales, strict=True))]
     caption = (
         "One row per run, with the numbers of its own files. The spread of KID is over its subsets, not over seeds."

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from tabulate import tabulate
@@ -12,17 +14,67 @@ from tabulate import tabulate
 from fdm.report.numbers import Estimate
 from fdm.report.table import Cell, Header, Table
 
-# Characters that plain LaTeX has no glyph for, after tabulate's own escaping.
+# What LaTeX gives a meaning, and characters that it has no glyph for in text.
 TEX = {
+    "\\": r"\textbackslash{}",
+    **{special: f"\\{special}" for special in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": "$<$",
+    ">": "$>$",
+    '"': "''",
     "±": r"$\pm$",
     "×": r"$\times$",
     "−": "$-$",
     "→": r"$\to$",
-    "⁻": "",
-    "³": "",
     "–": "--",
+    "…": r"\dots{}",
     "·": r"$\cdot$",
+    "≤": r"$\le$",
+    "≥": r"$\ge$",
+    "∞": r"$\infty$",
+    "²": "$^2$",
+    "³": "$^3$",
+    "⁻": "$^-$",
     "µ": r"$\mu$",
+    **{
+        letter: rf"$\{name}$"
+        for letter, name in zip(
+            "αβγδεζηθκλμνξπρστφχψωΓΔΘΛΣΦΨΩ",
+            [
+                "alpha",
+                "beta",
+                "gamma",
+                "delta",
+                "varepsilon",
+                "zeta",
+                "eta",
+                "theta",
+                "kappa",
+                "lambda",
+                "mu",
+                "nu",
+                "xi",
+                "pi",
+                "rho",
+                "sigma",
+                "tau",
+                "varphi",
+                "chi",
+                "psi",
+                "omega",
+                "Gamma",
+                "Delta",
+                "Theta",
+                "Lambda",
+                "Sigma",
+                "Phi",
+                "Psi",
+                "Omega",
+            ],
+            strict=True,
+        )
+    },
 }
 
 
@@ -58,22 +110,48 @@ def as_markdown(table: Table) -> str:
         [_md(row.title), *(_md(_printed(cell, "\ue000", "\ue000")).replace("\ue000", "**") for cell in row.cells)]
         for row in table.rows
     ]
-    headers = ["Method", *(_md(_heading(table, header)) for header in table.headers)]
+    headers = [table.subject, *(_md(_heading(table, header)) for header in table.headers)]
     body = tabulate(rows, headers, tablefmt="pipe", disable_numparse=True, colalign=_align(table))
     return f"{body}\n\n{_md(table.caption)}\n"
 
 
 def as_latex(table: Table) -> str:
-    """A booktabs tabular; ``\\usepackage{booktabs}`` is all it needs."""
+    """A booktabs tabular for ``\\input``; ``\\usepackage{booktabs}`` is all it needs. Groups stand above their columns."""
+    lines = [f"% {' '.join(table.caption.split())}", rf"\begin{{tabular}}{{{_columns(table)}}}", r"\toprule"]
+    if any(header.group for header in table.headers):
+        lines += _groups(table)
+    labels = [f"{header.label} ({header.unit})" if header.unit else header.label for header in table.headers]
+    lines += [_row([table.subject, *labels]), r"\midrule"]
     # Bold goes in after the text has been escaped, so it travels as private characters.
-    rows = [[row.title, *(_printed(cell, "\ue000", "\ue001") for cell in row.cells)] for row in table.rows]
-    headers = ["Method", *(_heading(table, header) for header in table.headers)]
-    body = tabulate(rows, headers, tablefmt="latex_booktabs", disable_numparse=True, colalign=_align(table))
-    body = body.replace("×10⁻³", "$\\times 10^{-3}$").replace("\ue000", "\\textbf{").replace("\ue001", "}")
-    for character, command in TEX.items():
-        body = body.replace(character, command)
-    caption = " ".join(table.caption.split())
-    return f"% {caption}\n{body}\n"
+    rows = (_row([row.title, *(_printed(cell, "\ue000", "\ue001") for cell in row.cells)]) for row in table.rows)
+    lines += [row.replace("\ue000", r"\textbf{").replace("\ue001", "}") for row in rows]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def _columns(table: Table) -> str:
+    return "l" + "".join("r" if header.numeric else "l" for header in table.headers)
+
+
+def _groups(table: Table) -> list[str]:
+    """The row of group names, and the rules below them."""
+    names, rules, first = [""], [], 2
+    for name, headers in itertools.groupby(table.headers, key=lambda header: header.group):
+        count = len(list(headers))
+        names.append(rf"\multicolumn{{{count}}}{{c}}{{{_tex(name[:1].upper() + name[1:])}}}")
+        if name:
+            rules.append(rf"\cmidrule(lr){{{first}-{first + count - 1}}}")
+        first += count
+    return [" & ".join(names) + r" \\", " ".join(rules)]
+
+
+def _row(cells: Sequence[str]) -> str:
+    return " & ".join(_tex(cell) for cell in cells) + r" \\"
+
+
+def _tex(text: str) -> str:
+    """Text that LaTeX shows as it is, on one line."""
+    text = "".join(TEX.get(character, character) for character in " ".join(text.split()))
+    return text.replace(r"$\times$10$^-$$^3$", r"$\times 10^{-3}$")
 
 
 def _align(table: Table) -> list[str]:

@@ -14,7 +14,7 @@ from fdm.experiment import identity, load_dataset, load_suite
 from fdm.pretrained import pretraining_of
 from fdm.restoration import restoration_of
 from fdm.runs import Run
-from fdm.sources import source_version
+from fdm.sources import PACKAGE, source_version
 
 DEFAULTS = {"suite": "digits", "overrides": [], "threads": 1}
 for key in config:
@@ -29,6 +29,8 @@ try:
 except UserError as error:
     sys.exit(f"error: {error}")
 AUTOENCODER = ["autoencoder.safetensors", "pretrain.json"]
+PAGE = PACKAGE / "report"  # template, style and script are not Python, but part of the page
+PRETRAIN_REPORTED = ["autoencoder.csv", "reconstructions.png", "pretrain.json"]
 RUNS = [(name, seed) for name in SUITE.experiments for seed in SUITE.seeds]
 RESTORING = [run for run in RUNS if SUITE.experiments[run[0]].restoration.stages]
 
@@ -188,7 +190,8 @@ def report_identity(wildcards=None):
     titles = [SUITE.title, *(experiment.title for experiment in SUITE.experiments.values())]
     steps = [("evaluate", *run) for run in RUNS] + [("restore", *run) for run in RESTORING]
     runs = [wanted(*step) or made(*step) for step in steps]
-    return identity(titles, runs, source_version("report"))
+    page = [path.read_text() for path in sorted(PAGE.iterdir()) if path.suffix in (".j2", ".css", ".js")]
+    return identity(titles, runs, source_version("report"), page)
 
 
 def report_page(_):

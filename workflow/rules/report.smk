@@ -6,11 +6,15 @@ rule report:
             for path in files("train", *run, "training.csv")
             + files("sample", *run, "grid.png", "trajectory.npz")
             + files("evaluate", *run, "metrics.json", "cost.json", "manifest.json")
+            + (files("pretrain", *run, *PRETRAIN_REPORTED) if PRETRAININGS[run[0]] else [])
         ]
         + restorations(),
     output:
         record="reports/{suite}/.identity",
         page="reports/{suite}/index.html",
+        manifest="reports/{suite}/manifest.json",
+        metrics="reports/{suite}/metrics.json",
+        plots=directory("reports/{suite}/plots"),
         tables=report(
             directory("reports/{suite}/tables"),
             patterns=["{name}.csv"],

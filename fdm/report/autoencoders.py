@@ -1,0 +1,258 @@
+"""The autoencoders behind a suite's runs: read from the files that pretraining left, table and figure.
+
+Experiments that share an autoencoder share its identity; it is one row, whatever their number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
+
+from fdm.errors import UserError
+from fdm.report.figures import WINDOWS, plain_log
+from fdm.report.load import File, Manifest, Results, Run, again, read_curve, read_json
+from fdm.report.names import slug
+from fdm.report.numbers import Estimate, Kind, estimate, scale
+from fdm.report.style import DASHES, PALETTE
+from fdm.report.table import Cell, Header, Row, Table
+from fdm.report.tables import network_title
+
+CURVE = ("step", "images", "loss", "reconstruction")
+FILES = ("pretrain.json", "autoencoder.csv", "reconstructions.png")
+
+
+class Metrics(File):
+    """Scores on held-out images; ``features`` by network: ``rfid`` (Inception-v3) or ``frechet_distance``, or null."""
+
+    count: int
+    split: str
+    psnr: float
+    codebook_use: float | None = None
+    perplexity: float | None = None
+    features: dict[str, dict[str, float | None]]
+
+
+class Record(File):
+    """``pretrain.json``."""
+
+    identity: str
+    parameters: int
+    latent_shape: tuple[int, ...]
+    steps: int
+    images: int
+    seconds: float
+    device: str
+    perceptual_network: str | None
+    metrics: Metrics
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """One finished pretraining, under one seed."""
+
+    seed: int
+    folder: Path
+    record: Record
+    curve: pd.DataFrame
+
+    def reconstructions(self) -> Image.Image:
+        """Held-out images, each followed by its reconstruction."""
+        path = self.folder / "reconstructions.png"
+        try:
+            with Image.open(path) as image:
+                return image.convert("RGB")
+        except OSError:
+            raise UserError(f"{path}: missing or damaged; {again(self.folder, 'pretrain')}") from None
+
+
+@dataclass(frozen=True)
+class Autoencoder:
+    """One autoencoder: the experiments that use it, and its pretrainings, one per seed."""
+
+    name: str
+    title: str
+    experiments: tuple[str, ...]
+    runs: tuple[Pretraining, ...]
+
+
+def autoencoders(results: Results) -> list[Autoencoder]:
+    """All autoencoders of a suite in the order in which its experiments meet them; empty where no run has one.
+
+    Raises:
+        UserError: a file is missing, damaged or of another run.
+    """
+    owners: dict[tuple[str, ...], list[str]] = {}
+    runs: dict[tuple[str, ...], list[Run]] = {}
+    for method in results.methods:
+        with_one = [run for run in method.runs if "pretrain" in run.manifest.identities]
+        if with_one:
+            # Equal identities under every seed: the same autoencoder.
+            key = tuple(run.manifest.identities["pretrain"] for run in with_one)
+            owners.setdefault(key, []).append(method.name)
+            runs.setdefault(key, with_one)
+    titles = [_title(found[0].manifest) for found in runs.values()]
+    found = []
+    for i, (key, own) in enumerate(runs.items()):
+        # Equal titles (autoencoders of different inputs, or settings that the title leaves out) are told apart by a number.
+        title = titles[i] if titles.count(titles[i]) == 1 else f"{titles[i]} ({titles[: i + 1].count(titles[i])})"
+        found.append(Autoencoder(f"autoencoder-{i}", title, tuple(owners[key]), tuple(_load(run) for run in own)))
+    return found
+
+
+def table(found: Sequence[Autoencoder], results: Results) -> Table:
+    """One row per autoencoder: how well it gives back held-out images, and what it took."""
+    columns: list[tuple[str, str, Kind, str, Callable[[Record], float | None]]] = [
+        ("psnr", "PSNR (dB)", "score", "held-out images", lambda record: record.metrics.psnr)
+    ]
+    for network, score in _scores(found):
+        name = "rFID" if score == "rfid" else "Reconstruction Fréchet distance"
+        columns.append(
+            (
+                f"{network}/{score}",
+                f"{name} ({network_title(network)})",
+                "score",
+                "held-out images",
+                _score(network, score),
+            )
+        )
+    columns += [
+        ("codebook_use", "Codes used", "ratio", "codebook", lambda record: record.metrics.codebook_use),
+        ("perplexity", "Perplexity", "rate", "codebook", lambda record: record.metrics.perplexity),
+        ("parameters", "Parameters", "count", "", lambda record: record.parameters),
+        ("images", "Images seen", "count", "pretraining", lambda record: record.images),
+        ("seconds", "Time", "seconds", "pretraining", lambda record: record.seconds),
+    ]
+    titles = {method.name: method.title for method in results.methods}
+    headers, cells = [Header("used_by", "Used by", numeric=False)], [[_text(own, titles)] for own in found]
+    headers.append(Header("latent", "Latent", numeric=False))
+    for line, own in zip(cells, found, strict=True):
+        shape = "×".join(map(str, own.runs[0].record.latent_shape))
+        line.append(Cell(shape, shape))
+    for key, label, kind, group, value in columns:
+        values = [_estimate([value(run.record) for run in own.runs]) for own in found]
+        # A share reads best as 0.98, not as a multiple.
+        how = scale([known.mean for known in values if known], "score" if kind == "ratio" else kind)
+        headers.append(Header(key, label, how.unit, group))
+        for line, known in zip(cells, values, strict=True):
+            spread = f"± {how.text(known.half)}" if known and known.half else ""
+            line.append(Cell(how.text(known.mean), known, spread) if known else Cell("–"))
+    rows = [
+        Row(own.name, own.title, len(own.runs), tuple(line), own.experiments, f"run-{slug(own.experiments[0])}")
+        for own, line in zip(found, cells, strict=True)
+    ]
+    return Table("autoencoders", "Autoencoders", _caption(found), tuple(headers), tuple(rows), "Autoencoder")
+
+
+def curves(found: Sequence[Autoencoder]) -> Figure:
+    """Loss and its reconstruction term against images seen; mean over windows and seeds, band from lowest to highest seed."""
+    rows = -(-len(found) // 2)
+    height = 2.9 + 0.22 * rows
+    figure = Figure(figsize=(8.6, height), layout=None)
+    panels = figure.subplots(1, 2, squeeze=False)[0]
+    figure.subplots_adjust(left=0.085, right=0.985, top=1 - 0.3 / height, bottom=(0.22 * rows + 0.75) / height)
+    most = max(int(run.curve["images"].max()) for own in found for run in own.runs)
+    how = scale([most], "count")
+    for axes, term, title in zip(panels, CURVE[2:], ("Total loss", "Reconstruction term"), strict=True):
+        for i, own in enumerate(found):
+            windows = pd.concat(list(_windows(own, term, most)), axis=1).sort_index()
+            x = (windows.index.to_numpy() + 0.5) * most / WINDOWS / how.divisor
+            colour, dash = PALETTE[i % len(PALETTE)][0], DASHES[i % len(DASHES)]
+            axes.plot(x, windows.mean(axis=1), color=colour, linestyle=dash, linewidth=1.5, label=own.title)
+            if windows.shape[1] > 1:
+                axes.fill_between(x, windows.min(axis=1), windows.max(axis=1), color=colour, alpha=0.15, linewidth=0)
+        axes.set_title(title)
+        axes.set_xlim(0, most / how.divisor)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.set_xlabel(f"images seen{f' ({how.unit})' if how.unit else ''}")
+        if min(line.get_ydata().min() for line in axes.lines) > 0:
+            axes.set_yscale("log")
+            plain_log(axes)
+    panels[0].set_ylabel("loss")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=min(2, len(found)), handlelength=2.6, columnspacing=2.0)
+    return figure
+
+
+def _load(run: Run) -> Pretraining:
+    path = run.folder / "pretrain.json"
+    record = read_json(path, Record, "pretrain")
+    if record.identity != run.manifest.identities["pretrain"]:
+        raise UserError(f"{path}: its identity is not the one in manifest.json; {again(run.folder, 'evaluate')}")
+    return Pretraining(run.seed, run.folder, record, read_curve(run.folder, "autoencoder.csv", CURVE, "pretrain"))
+
+
+def _title(manifest: Manifest) -> str:
+    """Kind, factor and codebook of the autoencoder in a resolved experiment."""
+    config = next(_configs(manifest.experiment.get("method", {})), {})
+    kind = {"vae": "VAE", "vqvae": "VQ-VAE", "vqgan": "VQGAN"}.get(str(config.get("kind")), "Autoencoder")
+    parts = [f"factor {config['factor']}"] if "factor" in config else []
+    parts += [f"{config['codebook']:,} codes"] if "codebook" in config and config.get("kind") != "vae" else []
+    return ", ".join([kind, *parts])
+
+
+def _configs(value: Any) -> Iterator[Mapping[str, Any]]:
+    """Blocks named ``autoencoder`` anywhere in a method's configuration."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if key == "autoencoder" and isinstance(item, Mapping):
+                yield item
+            else:
+                yield from _configs(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _configs(item)
+
+
+def _windows(own: Autoencoder, term: str, most: int) -> Iterator[pd.Series]:
+    for run in own.runs:
+        window = (run.curve["images"] * WINDOWS / most).astype(int).clip(upper=WINDOWS - 1)
+        yield run.curve[term].groupby(window).mean()
+
+
+def _scores(found: Sequence[Autoencoder]) -> list[tuple[str, str]]:
+    scores = (
+        (network, score)
+        for own in found
+        for run in own.runs
+        for network, values in run.record.metrics.features.items()
+        for score in values
+    )
+    return list(dict.fromkeys(scores))
+
+
+def _score(network: str, score: str) -> Callable[[Record], float | None]:
+    return lambda record: record.metrics.features.get(network, {}).get(score)
+
+
+def _estimate(values: Sequence[float | None]) -> Estimate | None:
+    present = [value for value in values if value is not None]
+    return estimate(present) if present else None
+
+
+def _text(own: Autoencoder, titles: Mapping[str, str]) -> Cell:
+    text = "; ".join(titles[name] for name in own.experiments)
+    return Cell(text, text)
+
+
+def _caption(found: Sequence[Autoencoder]) -> str:
+    records = [run.record for own in found for run in own.runs]
+    counts = dict.fromkeys(f"{record.metrics.count:,} ({record.metrics.split})" for record in records)
+    devices = ", ".join(dict.fromkeys(record.device for record in records))
+    said = (
+        f"Held-out images: {' or '.join(counts)}. PSNR is the mean over images. The reconstruction Fréchet distance "
+        "compares held-out images with their own reconstructions and does not compare with distances of samples. Codes "
+        "used: the share of the codebook that occurs at least once; perplexity: exp of the entropy of their frequencies; "
+        f"a dash where there is no codebook, or too few images. Time was measured on {devices}."
+    )
+    if any(len(own.runs) > 1 for own in found):
+        said += " Means over seeds with 95 % t-intervals."
+    if networks := dict.fromkeys(record.perceptual_network for record in records if record.perceptual_network):
+        said += f" The perceptual loss uses {', '.join(map(network_title, networks))}; it is not LPIPS."
+    return said
