@@ -289,23 +289,47 @@ def verify(
 
 @app.command()
 def show(
-    experiment: Annotated[str | None, typer.Argument(metavar="EXPERIMENT", help="SUITE:NAME, or a file.")] = None,
+    experiment: Annotated[
+        str | None, typer.Argument(metavar="[EXPERIMENT]", help="SUITE:NAME, or a file; with --cost also a SUITE.")
+    ] = None,
     override: Overrides = None,
     as_yaml: Annotated[bool, typer.Option("--yaml", help="Print the resolved experiment as a file to keep.")] = False,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of a resolved experiment.")] = False,
+    cost: Annotated[
+        bool, typer.Option("--cost", help="FLOPs, memory and GPU-hours of an experiment, of a SUITE, or of all suites.")
+    ] = False,
+    peak_tflops: Annotated[
+        float | None,
+        typer.Option(min=0.001, help="With --cost: peak of the card. Default: A100, 312 (bf16) or 156 (32)."),
+    ] = None,
+    utilisation: Annotated[
+        float | None, typer.Option(min=0.001, max=1, help="With --cost: share of the peak reached. Default 0.3.")
+    ] = None,
+    measured: Annotated[bool, typer.Option(help="With --cost: time this machine instead of assuming a card.")] = False,
     threads: Threads = None,
 ) -> None:
     """Show what an experiment is and costs: configuration, parameters, FLOPs, evaluations, time on this machine.
 
-    Example: fdm show digits:fdm-ds-3
+    Example: fdm show digits:fdm-ds-3, fdm show --cost cifar10
     """
     from fdm.experiment import json_schema, load_experiment
 
     if schema:
         print(json.dumps(json_schema(), indent=2))
         return
+    if not cost and (measured or peak_tflops is not None or utilisation is not None):
+        raise UserError("--measured, --peak-tflops and --utilisation go with --cost")
+    if cost:
+        from fdm.evaluation.cost_table import UTILISATION, Rate, print_cost
+
+        if measured and (peak_tflops is not None or utilisation is not None):
+            raise UserError("--measured times this machine; it takes neither --peak-tflops nor --utilisation")
+        _set_threads(threads)
+        rate = None if measured else Rate(peak_tflops, UTILISATION if utilisation is None else utilisation)
+        print_cost(experiment, override or (), rate, Console(width=None if sys.stdout.isatty() else 140))
+        return
     if experiment is None:
-        raise UserError("name an experiment, for example digits:ddpm, or give --schema")
+        raise UserError("name an experiment, for example digits:ddpm, or give --schema or --cost")
     resolved = load_experiment(experiment, override or ())
     text = yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     if as_yaml:

@@ -19,7 +19,7 @@ import torch
 from fdm.data import Store, open_store
 from fdm.device import choose
 from fdm.errors import UserError
-from fdm.evaluation.cost import add_autoencoder, cost_of_run
+from fdm.evaluation.cost import add_autoencoder, autoencoder_passes, cost_of_run, images_per_stage
 from fdm.experiment import Experiment, identity
 from fdm.networks.build import build_network
 from fdm.pretrained import AutoencoderRun, pretraining_of
@@ -222,7 +222,9 @@ class Run:
                     network, process, sampling.steps, e.training.batch, train, sample, passes=sampling.passes
                 )
                 if self.autoencoder:
-                    cost = add_autoencoder(cost, self.autoencoder.load(), pretrained["pretrain"])
+                    passes = autoencoder_passes(e.method, e.dataset.channels, e.dataset.resolution)
+                    seen = images_per_stage(train, e.training.batch)
+                    cost = add_autoencoder(cost, self.autoencoder.load(), pretrained["pretrain"], passes, seen)
                 write_json(folder / "cost.json", cost)
                 record = make_record("evaluate", self.evaluate_identity, {}, self.torch_device)
                 write_json(

@@ -280,7 +280,16 @@ def test_pretrain_train_sample_evaluate(latent: Path, name: str) -> None:
     manifest = json.loads((target / "manifest.json").read_text())
     assert manifest["identities"]["pretrain"] == one.pretrain_identity == manifest["records"]["pretrain"]["identity"]
     cost = json.loads((target / "cost.json").read_text())
-    assert cost["autoencoder"]["decode_flops"] > 0
+    encode, decode = cost["autoencoder"]["encode_flops"], cost["autoencoder"]["decode_flops"]
+    assert decode > 0
+    # Per training image and stage: the network forward and backward, and so many encodings and decodings.
+    passes = {"fdm": [(1, 1), (1, 0)], "mixed": [(0, 0), (1, 1), (1, 0)], "ldm": [(1, 0)]}[name]
+    seen = [steps * one.experiment.training.batch for steps in trained["stage_steps"]]
+    flops = [cost["flops_per_evaluation"][str(stage)] for stage in range(len(seen))]
+    assert cost["training"]["flops"] == sum(
+        images * (3 * evaluation + encodings * encode + decodings * decode)
+        for images, evaluation, (encodings, decodings) in zip(seen, flops, passes, strict=True)
+    )
     before = (target / "autoencoder.safetensors").stat().st_mtime_ns
     assert one.pretrain() == record and (target / "autoencoder.safetensors").stat().st_mtime_ns == before
     # A clone with pulled results has no run store: the copies will do.

@@ -3,17 +3,59 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from fdm.evaluation.cost import flops_per_evaluation, sampling_flops
+from fdm.evaluation.budget import Budget, budget_of
 from fdm.experiment import Experiment
 from fdm.networks.build import build_network
-from fdm.processes import Move, build_process
+from fdm.processes import build_process
 
 PROBE_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds of one image on this machine's CPU at each stage, by short trials; the autoencoder of a latent is not in it.
+
+    Attributes:
+        train: forward and backward, without the optimiser's step.
+        sample: one evaluation.
+    """
+
+    budget: Budget
+    batch: int
+    train: tuple[float, ...]
+    sample: tuple[float, ...]
+
+    @property
+    def training_seconds(self) -> float:
+        """Of the whole training."""
+        parts = zip(self.budget.stages, self.train, strict=True)
+        return self.budget.training_images * sum(part.share * seconds for part, seconds in parts)
+
+    @property
+    def sampling_seconds(self) -> float:
+        """Of all samples."""
+        parts = zip(self.budget.stages, self.sample, strict=True)
+        return self.budget.experiment.sampling.count * sum(part.evaluations * seconds for part, seconds in parts)
+
+
+def measure(experiment: Experiment) -> Speed:
+    """Time a few training and sampling passes of every stage."""
+    process = build_process(experiment.method, experiment.dataset.channels, experiment.dataset.resolution)
+    network = build_network(experiment.network, experiment.dataset.resolution, process, experiment.classes)
+    batch = min(PROBE_BATCH, experiment.training.batch)
+    states = [(torch.zeros(batch, *stage.shape), stage.index) for stage in process.stages]
+    return Speed(
+        budget_of(experiment),
+        batch,
+        tuple(_seconds(network, z, stage, True) / batch for z, stage in states),
+        tuple(_seconds(network, z, stage, False) / batch for z, stage in states),
+    )
 
 
 def _seconds(network: torch.nn.Module, z: torch.Tensor, stage: int, backward: bool) -> float:
@@ -32,14 +74,8 @@ def _seconds(network: torch.nn.Module, z: torch.Tensor, stage: int, backward: bo
 def print_estimate(experiment: Experiment, console: Console | None = None) -> None:
     """Parameters, FLOPs and measured speed per stage, and the time that training and sampling would take on this machine."""
     console = console or Console()
-    process = build_process(experiment.method, experiment.dataset.channels, experiment.dataset.resolution)
-    network = build_network(experiment.network, experiment.dataset.resolution, process, experiment.classes)
-    per_stage = flops_per_evaluation(network, process)
-    plan, passes = process.plan(experiment.sampling.steps), experiment.sampling.passes
-    moves = [event.stage for event in plan if isinstance(event, Move)]
-    evaluations = [passes * moves.count(stage.index) for stage in process.stages]
-    batch = min(PROBE_BATCH, experiment.training.batch)
-
+    speed = measure(experiment)
+    budget = speed.budget
     table = Table(title=f"{experiment.title}: stages, from data to noise")
     for name in (
         "stage",
@@ -52,29 +88,23 @@ def print_estimate(experiment: Experiment, console: Console | None = None) -> No
         "sample img/s",
     ):
         table.add_column(name, justify="left" if name in ("stage", "t", "state") else "right")
-    training = sampling = 0.0
-    frequencies = sum(stage.frequency for stage in process.stages)
-    for stage, count in zip(process.stages, evaluations, strict=True):
-        z = torch.zeros(batch, *stage.shape)
-        train, infer = _seconds(network, z, stage.index, True) / batch, _seconds(network, z, stage.index, False) / batch
-        share = stage.frequency / frequencies
-        training += share * train * experiment.training.images
-        sampling += count * infer
+    for part, train, sample in zip(budget.stages, speed.train, speed.sample, strict=True):
+        stage = part.stage
         table.add_row(
             str(stage.index),
             f"{stage.start:.3f} – {stage.end:.3f}",
             "×".join(map(str, stage.shape)),
-            f"{share:.0%}",
-            str(count),
-            f"{per_stage[stage.index] / 1e6:,.1f}",
+            f"{part.share:.0%}",
+            str(part.evaluations),
+            f"{part.flops / 1e6:,.1f}",
             f"{1 / train:,.0f}",
-            f"{1 / infer:,.0f}",
+            f"{1 / sample:,.0f}",
         )
     console.print(table)
-    count = experiment.sampling.count
     console.print(
-        f"{sum(p.numel() for p in network.parameters()):,} parameters · {passes * experiment.sampling.steps} evaluations and "
-        f"{passes * sampling_flops(per_stage, plan) / 1e9:,.2f} GFLOP per sample (a multiply-add counts as two)\n"
-        f"on this machine's CPU ({torch.get_num_threads()} threads, batches of {batch}): training "
-        f"≈ {training / 60:,.1f} min for {experiment.training.images:,} images, {count:,} samples ≈ {count * sampling / 60:,.1f} min"
+        f"{budget.parameters:,} parameters · {experiment.sampling.passes * experiment.sampling.steps} evaluations and "
+        f"{budget.flops_per_sample / 1e9:,.2f} GFLOP per sample (a multiply-add counts as two)\n"
+        f"on this machine's CPU ({torch.get_num_threads()} threads, batches of {speed.batch}): training "
+        f"≈ {speed.training_seconds / 60:,.1f} min for {experiment.training.images:,} images, "
+        f"{experiment.sampling.count:,} samples ≈ {speed.sampling_seconds / 60:,.1f} min"
     )
