@@ -1,6 +1,7 @@
 # Shared by all rules: the chosen suite, what is up to date, and the lock on the working tree.
 import json
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -42,7 +43,7 @@ os.environ.update(PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.ge
 
 wildcard_constraints:
     suite=SUITE.name,
-    experiment="|".join(SUITE.experiments),
+    experiment="|".join(map(re.escape, SUITE.experiments)),
     dataset="|".join(DATASETS),
     seed=r"\d+",
 
@@ -151,8 +152,9 @@ def metrics(_):
 
 def report_identity(wildcards=None):
     titles = [SUITE.title, *(experiment.title for experiment in SUITE.experiments.values())]
+    ablations = [ablation.model_dump(mode="json") for ablation in SUITE.ablations.values()]
     runs = [wanted("evaluate", *run) or made("evaluate", *run) for run in RUNS]
-    return identity(titles, runs, source_version("report"))
+    return identity(titles, ablations, runs, source_version("report"))
 
 
 def report_page(_):
