@@ -8,15 +8,12 @@ from pathlib import Path
 
 from fdm.errors import UserError
 from fdm.report import style
-from fdm.report.figures import quality_against_cost, training_curves
-from fdm.report.load import Method, Results, load
-from fdm.report.page import Drawing, Grid, render, slug
+from fdm.report.load import Results, load
+from fdm.report.page import render
 from fdm.report.plan import read_plan
-from fdm.report.reverse import reverse_process
-from fdm.report.samples import COLUMNS, ROWS, encode, grid, side_by_side
-from fdm.report.settings import describe, settings_table
-from fdm.report.style import Look
-from fdm.report.tables import main_table, runs_table, stage_table, training_table
+from fdm.report.section import Canvas
+from fdm.report.sections import build_sections
+from fdm.report.table import Table
 from fdm.report.write import write_table
 
 OURS = {"index.html", "tables", "figures"}
@@ -53,55 +50,13 @@ def build(suite: str, results: Path, target: Path) -> Path:
 
 
 def _write(results: Results, part: Path) -> str:
-    tables = [
-        main_table(results),
-        training_table(results),
-        stage_table(results),
-        settings_table(results),
-        runs_table(results),
-    ]
-    for table in tables:
-        write_table(table, part / "tables")
-    looks, figures = style.looks(results), part / "figures"
+    looks = style.looks(results)
     with style.drawing():
-        quality = Drawing(
-            "quality",
-            "Quality against the cost of a sample",
-            "One mark per method: mean over seeds, bars are 95 % t-intervals where there are at least two seeds. "
-            "Towards the lower left: better for less. FLOPs are counted, time was measured on the device named "
-            "above.",
-            "Scatter plots of distance to the reference images against FLOPs and against time per sample, one "
-            "mark per method",
-            style.save(quality_against_cost(results, looks), figures, "quality"),
-        )
-        curves = Drawing(
-            "training",
-            "Loss against images seen",
-            "Mean of the logged losses over windows of 1/40 of the budget and over seeds (band: lowest to highest "
-            "seed). Losses of different methods are not comparable: they differ in target, in weighting and in "
-            "the signal that is to be predicted, and a method with stages averages over stages of different "
-            "difficulty. Read each line for its own trend; the panels show the same losses for the steps of one "
-            "stage.",
-            "Training loss against images seen, one line per method, for all steps and for the steps of each stage",
-            style.save(training_curves(results, looks), figures, "training"),
-        )
-        reverse = [_reverse(method, results, looks[method.name], figures) for method in results.methods]
-        pictures = {method.name: grid(method.runs[0].samples(COLUMNS * ROWS)) for method in results.methods}
-        style.save(side_by_side(results, pictures), figures, "samples")
-    grids = []
-    for method in results.methods:
-        media, content = encode(pictures[method.name])
-        height, width = pictures[method.name].shape[:2]
-        alt = f"Grid of samples of {method.title}, seed {method.runs[0].seed}"
-        grids.append(Grid(method.name, method.title, describe(method, results), alt, media, content, width, height))
-    return render(results, looks, {table.name: table for table in tables}, quality, curves, reverse, grids)
-
-
-def _reverse(method: Method, results: Results, look: Look, figures: Path) -> Drawing:
-    name = f"reverse-{slug(method.name)}"
-    svg = style.save(reverse_process(method.runs[0].trajectory()), figures, name)
-    alt = f"Frames of the reverse process of {method.title}: noisy state and denoised signal from noise to data"
-    return Drawing(name, method.title, f"Seed {method.runs[0].seed}. {describe(method, results)}.", alt, svg, look)
+        sections = build_sections(Canvas(results, looks, part / "figures"))
+    for block in (block for section in sections for block in section.blocks):
+        if isinstance(block, Table):
+            write_table(block, part / "tables")
+    return render(results, looks, sections)
 
 
 def _refuse_foreign(target: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ from fdm.report.tables import network_title
 WINDOWS = 40
 
 
-def training_curves(results: Results, looks: dict[str, Look]) -> Figure:
+def training_curves(results: Results, looks: Mapping[str, Look]) -> Figure:
     """Loss against images seen: all steps, then one panel per stage if any method has more than one."""
     stages = sorted({int(stage) for run in results.runs for stage in run.curve["stage"].unique()})
     panels: list[int | None] = [None, *stages] if len(stages) > 1 else [None]
@@ -56,7 +56,7 @@ def training_curves(results: Results, looks: dict[str, Look]) -> Figure:
     return figure
 
 
-def quality_against_cost(results: Results, looks: dict[str, Look]) -> Figure:
+def quality_against_cost(results: Results, looks: Mapping[str, Look]) -> Figure:
     """Fréchet distance (or FID) of every feature network against FLOPs and against seconds per sample."""
     networks = list(dict.fromkeys(network for run in results.runs for network in run.metrics.features))
     costs: list[tuple[str, Kind, Callable[[Run], float]]] = [
@@ -98,7 +98,7 @@ def _curve(axes: Axes, method: Method, stage: int | None, most: int, look: Look)
 def _scatter(
     axes: Axes,
     results: Results,
-    looks: dict[str, Look],
+    looks: Mapping[str, Look],
     network: str,
     cost: Callable[[Run], float],
     label: str,
@@ -146,7 +146,7 @@ def _plain_log(axes: Axes) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _legend(figure: Figure, results: Results, looks: dict[str, Look]) -> None:
+def _legend(figure: Figure, results: Results, looks: Mapping[str, Look]) -> None:
     handles = [
         Line2D(
             [],

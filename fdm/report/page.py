@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import itertools
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,50 +16,10 @@ from markupsafe import Markup, escape
 from fdm.report import checks
 from fdm.report.load import Manifest, Results
 from fdm.report.numbers import Estimate
+from fdm.report.section import Section, slug
 from fdm.report.style import Look, drawn_colours, inline, theme_css
-from fdm.report.table import Cell, Header, Table
+from fdm.report.table import Cell, Header
 from fdm.report.tables import network_title
-
-SECTIONS = (
-    ("summary", "Summary"),
-    ("scores", "Scores and cost"),
-    ("samples", "Samples"),
-    ("reverse", "Reverse process"),
-    ("training", "Training"),
-    ("settings", "Settings"),
-    ("runs", "Runs"),
-)
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A figure on the page; ``svg`` is the text of its file."""
-
-    name: str
-    title: str
-    caption: str
-    alt: str
-    svg: str
-    look: Look | None = None
-
-
-@dataclass(frozen=True)
-class Grid:
-    """One method's samples as a picture."""
-
-    name: str
-    title: str
-    caption: str
-    alt: str
-    media: str
-    content: bytes
-    width: int
-    height: int
-
-    @property
-    def source(self) -> str:
-        """The picture as a data URI."""
-        return f"data:{self.media};base64,{base64.b64encode(self.content).decode()}"
 
 
 @dataclass(frozen=True)
@@ -72,69 +30,33 @@ class Group:
     count: int
 
 
-def render(
-    results: Results,
-    looks: dict[str, Look],
-    tables: dict[str, Table],
-    quality: Drawing,
-    curves: Drawing,
-    reverse: Sequence[Drawing],
-    grids: Sequence[Grid],
-) -> str:
+def render(results: Results, looks: Mapping[str, Look], sections: Sequence[Section]) -> str:
     """The page's text. Whatever came from a file is escaped; only our own SVG, CSS and script are not."""
     here = Path(__file__).parent
     environment = Environment(
         loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    colours = drawn_colours(looks)
     environment.filters |= {
         "slug": slug,
         "sortkey": _sortkey,
         "consecutive": _consecutive,
         "breakable": _breakable,
         "manifest": _manifest,
+        "kind": lambda block: type(block).__name__.lower(),
+        "drawn": lambda figure: Markup(inline(figure.svg, figure.name, colours)),
     }
-    colours = drawn_colours(looks)
-
-    def drawn(figure: Drawing) -> dict[str, Any]:
-        return {**vars(figure), "body": Markup(inline(figure.svg, figure.name, colours))}
-
-    first = results.runs[0]
     return environment.get_template("template.html.j2").render(
         results=results,
         looks=looks,
         lead=_lead(results),
-        sections=SECTIONS,
+        sections=sections,
         warnings=checks.warnings(results),
         facts=_facts(results),
-        main=tables["main"],
-        training=tables["training"],
-        stages=tables["stages"],
-        settings=tables["settings"],
-        single=tables["runs"],
-        quality=drawn(quality),
-        curves=drawn(curves),
-        reverse=[drawn(figure) for figure in reverse],
-        grids=grids,
-        samples_caption=(
-            f"The first {min(32, first.metrics.samples)} samples of each method under seed {first.seed}, not "
-            "selected. Sample i uses the same stream of noise in every method."
-        ),
-        reverse_caption=(
-            "From noise (left) to data (right), two samples per method: above the noisy state z, below the signal "
-            "x that the network makes of it. Every frame has the pixels of its own resolution, so coarse stages "
-            "show large squares (frames above 64×64 are averaged down); coloured bars mark the stages, a gap a "
-            "jump between them. z is scaled to the range of its own values (to the 99 % quantile), x to [−1, 1]."
-        ),
         style=Markup((here / "style.css").read_text(encoding="utf-8")),
         variables=Markup(theme_css(looks)),
         script=Markup((here / "script.js").read_text(encoding="utf-8")),
     )
-
-
-def slug(name: str) -> str:
-    """A name as part of an id or a file name; unusual names get a short hash, so that no two meet."""
-    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name)
-    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
 
 
 def _lead(results: Results) -> str:

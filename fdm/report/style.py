@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,7 +95,7 @@ def stage_colour(stage: int) -> str:
     return STAGES[stage % len(STAGES)][0]
 
 
-def variables(looks: dict[str, Look]) -> dict[str, tuple[str, str]]:
+def variables(looks: Mapping[str, Look]) -> dict[str, tuple[str, str]]:
     """Every CSS variable of the page with its colours on light and on dark."""
     return {
         **{f"--{name}": pair for name, pair in THEME.items()},
@@ -104,7 +104,7 @@ def variables(looks: dict[str, Look]) -> dict[str, tuple[str, str]]:
     }
 
 
-def theme_css(looks: dict[str, Look]) -> str:
+def theme_css(looks: Mapping[str, Look]) -> str:
     """The variables for a light page, for a dark system and for a reader's own choice."""
     light, dark = ("; ".join(f"{name}: {pair[i]}" for name, pair in variables(looks).items()) for i in range(2))
     light, dark = f"color-scheme: light; {light};", f"color-scheme: dark; {dark};"
@@ -115,7 +115,7 @@ def theme_css(looks: dict[str, Look]) -> str:
     )
 
 
-def drawn_colours(looks: dict[str, Look]) -> dict[str, str]:
+def drawn_colours(looks: Mapping[str, Look]) -> dict[str, str]:
     """What each colour of a drawing becomes on the page."""
     return {
         light: f"var({name})"

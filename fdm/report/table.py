@@ -30,12 +30,23 @@ class Header:
 
 @dataclass(frozen=True)
 class Row:
-    """One method."""
+    """Mostly one method: then ``name`` is its experiment.
+
+    ``of`` names the experiments behind a row that is not one method (or is several), so that the method filter reaches it;
+    ``anchor`` is the place on the page that its numbers link to where that is not the manifests of ``name``.
+    """
 
     name: str
     title: str
     seeds: int
     cells: tuple[Cell, ...]
+    of: tuple[str, ...] = ()
+    anchor: str = ""
+
+    @property
+    def experiments(self) -> tuple[str, ...]:
+        """Names of the experiments behind the row."""
+        return self.of or (self.name,)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,24 @@
+"""Scores of all methods, and quality against what a sample costs."""
+
+from __future__ import annotations
+
+from fdm.report.figures import quality_against_cost
+from fdm.report.section import Canvas, Section
+from fdm.report.tables import main_table
+
+ORDER = 10
+
+
+def build(canvas: Canvas) -> Section:
+    """The main table and the scatter plots."""
+    quality = canvas.draw(
+        "quality",
+        "Quality against the cost of a sample",
+        "One mark per method: mean over seeds, bars are 95 % t-intervals where there are at least two seeds. "
+        "Towards the lower left: better for less. FLOPs are counted, time was measured on the device named "
+        "above.",
+        "Scatter plots of distance to the reference images against FLOPs and against time per sample, one "
+        "mark per method",
+        quality_against_cost(canvas.results, canvas.looks),
+    )
+    return Section("scores", "Scores and cost", (main_table(canvas.results), quality))
