@@ -51,10 +51,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A finished table."""
+    """A finished table; ``first`` heads the column of the rows' titles."""
 
     name: str
     title: str
     caption: str
     headers: tuple[Header, ...]
     rows: tuple[Row, ...]
+    first: str = "Method"

@@ -58,7 +58,7 @@ def as_markdown(table: Table) -> str:
         [_md(row.title), *(_md(_printed(cell, "\ue000", "\ue000")).replace("\ue000", "**") for cell in row.cells)]
         for row in table.rows
     ]
-    headers = ["Method", *(_md(_heading(table, header)) for header in table.headers)]
+    headers = [table.first, *(_md(_heading(table, header)) for header in table.headers)]
     body = tabulate(rows, headers, tablefmt="pipe", disable_numparse=True, colalign=_align(table))
     return f"{body}\n\n{_md(table.caption)}\n"
 
@@ -67,7 +67,7 @@ def as_latex(table: Table) -> str:
     """A booktabs tabular; ``\\usepackage{booktabs}`` is all it needs."""
     # Bold goes in after the text has been escaped, so it travels as private characters.
     rows = [[row.title, *(_printed(cell, "\ue000", "\ue001") for cell in row.cells)] for row in table.rows]
-    headers = ["Method", *(_heading(table, header) for header in table.headers)]
+    headers = [table.first, *(_heading(table, header) for header in table.headers)]
     body = tabulate(rows, headers, tablefmt="latex_booktabs", disable_numparse=True, colalign=_align(table))
     body = body.replace("×10⁻³", "$\\times 10^{-3}$").replace("\ue000", "\\textbf{").replace("\ue001", "}")
     for character, command in TEX.items():
