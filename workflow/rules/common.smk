@@ -154,7 +154,9 @@ def report_identity(wildcards=None):
     titles = [SUITE.title, *(experiment.title for experiment in SUITE.experiments.values())]
     ablations = [ablation.model_dump(mode="json") for ablation in SUITE.ablations.values()]
     runs = [wanted("evaluate", *run) or made("evaluate", *run) for run in RUNS]
-    return identity(titles, ablations, runs, source_version("report"))
+    claims = Path("params/claims.yaml")
+    said = claims.read_text(encoding="utf-8") if claims.is_file() else ""
+    return identity(titles, ablations, said, runs, source_version("report"))
 
 
 def report_page(_):
