@@ -100,6 +100,15 @@ class ExactDenoiser:
         cov_yz = signal_y @ cov_zx.mT + noise_y @ noise_z.mT
         return torch.linalg.solve(cov_z, cov_yz.mT).mT
 
+    def state_maps(self, t: float, stage: int) -> tuple[Float[Tensor, "c m n"], Float[Tensor, "c m m"]]:
+        """S and N of the state z = S x + N eps, a matrix per channel."""
+        channels, n = self.covariance.shape[0], self.covariance.shape[-1]
+        shape = self.process.stages[stage].shape
+        m = shape[1] * shape[2]
+        x = to_images(torch.eye(n).double().expand(channels, n, n), math.isqrt(n))
+        eps = to_images(torch.eye(m).double().expand(channels, m, m), shape[1])
+        return self._maps(t, stage, x, None)[0], self._maps(t, stage, None, eps)[0]
+
     def _maps(self, t: float, stage: int, x: Tensor | None, eps: Tensor | None) -> tuple[Tensor, Tensor]:
         basis = x if x is not None else eps
         assert basis is not None
