@@ -30,6 +30,7 @@ from fdm.config import (
 )
 from fdm.discover import plugins
 from fdm.errors import UserError
+from fdm.grids import Ablation, expand, merge, nested
 
 PARAMS = Path("params")
 BLOCKS: dict[str, type[BaseModel]] = {
@@ -125,15 +126,17 @@ class _SuiteFile(Frozen):
     conditioning: dict[str, Any] | None = None
     restoration: dict[str, Any] = Field(default_factory=dict)
     experiments: dict[str, _SuiteEntry]
+    ablations: dict[str, Ablation] = Field(default_factory=dict)
 
 
 class Suite(Frozen):
-    """A named set of experiments that are compared with each other, in the order of the file."""
+    """A named set of experiments that are compared with each other, in the order of the file, those of grids last."""
 
     name: str
     title: str
     seeds: tuple[int, ...]
     experiments: dict[str, Experiment]
+    ablations: dict[str, Ablation]
 
 
 def load_suite(suite: str, overrides: Sequence[str] = ()) -> Suite:
@@ -152,6 +155,7 @@ def load_suite(suite: str, overrides: Sequence[str] = ()) -> Suite:
         title=file.title,
         seeds=file.seeds,
         experiments={name: _resolve(path, file, name, overrides) for name in file.experiments},
+        ablations=file.ablations,
     )
 
 
@@ -223,9 +227,12 @@ def json_schema() -> dict[str, Any]:
 def _read_suite(suite: str) -> tuple[Path, _SuiteFile]:
     path = Path(suite) if suite.endswith((".yaml", ".yml")) else PARAMS / "suites" / f"{suite}.yaml"
     try:
-        file = _SuiteFile.model_validate(_read(path, "suite"))
+        raw = _read(path, "suite")
+        file = _SuiteFile.model_validate(raw)
+        if file.ablations:
+            file = _SuiteFile.model_validate(expand(raw, str(path), PARAMS))
     except ValidationError as error:
-        raise explain(error, str(path), [_SuiteFile, _SuiteEntry]) from None
+        raise explain(error, str(path), [_SuiteFile, _SuiteEntry, Ablation]) from None
     if not file.experiments or not file.seeds:
         raise UserError(f"{path}: a suite needs at least one experiment and one seed")
     return path, file
@@ -252,7 +259,7 @@ def _resolve(path: Path, file: _SuiteFile, name: str, overrides: Sequence[str]) 
                 f"{where}.overrides: {key}: unknown key{nearest(key, [*BLOCKS, 'method'])}; "
                 f"allowed here: {', '.join([*BLOCKS, 'method'])}"
             )
-    merged = _merge(raw, entry.overrides)
+    merged = merge(raw, entry.overrides)
     if isinstance(merged["method"], Mapping):
         merged["method"] = _name_autoencoders(
             merged["method"], f"{where}: method"
@@ -326,25 +333,6 @@ def _read(path: Path, what: str) -> dict[str, Any]:
     return raw
 
 
-def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in over.items():
-        old = merged.get(key)
-        if isinstance(value, Mapping) and isinstance(old, Mapping):
-            merged[key] = _merge(old, value)
-        elif isinstance(value, Mapping) and isinstance(old, list) and _positions(value, old):
-            # -o method.transforms.0.factor=4 changes one item of a list.
-            items = _merge({str(index): item for index, item in enumerate(old)}, {str(k): v for k, v in value.items()})
-            merged[key] = list(items.values())
-        else:
-            merged[key] = value
-    return merged
-
-
-def _positions(value: Mapping[Any, Any], items: list[Any]) -> bool:
-    return all(str(key) in map(str, range(len(items))) for key in value)
-
-
 def _override(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     for item in overrides:
         key, separator, text = item.partition("=")
@@ -354,10 +342,9 @@ def _override(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
             value: Any = yaml.safe_load(text)
         except yaml.YAMLError:
             raise UserError(f"-o {item}: the value is not valid YAML") from None
-        for part in reversed(key.split(".")):
-            value = {part: value}
-        unknown = next(iter(value))
+        change = nested(key, value)
+        unknown = next(iter(change))
         if unknown not in (*BLOCKS, "method", "title"):
             raise UserError(f"-o {item}: unknown key {unknown!r}{nearest(unknown, [*BLOCKS, 'method'])}")
-        raw = _merge(raw, value)
+        raw = merge(raw, change)
     return raw

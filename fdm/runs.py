@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fdm.data import Store, open_store
+from fdm.data import Store, open_store, to_float
 from fdm.device import choose
 from fdm.errors import UserError
 from fdm.evaluation.cost import add_autoencoder, autoencoder_passes, cost_of_run, images_per_stage
@@ -35,9 +35,11 @@ from fdm.training.checkpoint import load_tensors
 
 TRAIN_FILES = ("model.safetensors", "training.csv", "train.json")
 SAMPLE_FILES = ("samples.npy", "grid.png", "trajectory.npz", "sample.json")
-EVALUATE_FILES = ("metrics.json", "cost.json", "manifest.json")
+EVALUATE_FILES = ("metrics.json", "cost.json", "neighbours.npz", "forward.npz", "manifest.json")
 SAMPLE_SOURCES = ("sampling/shards", "sampling/sampler", "sampling/solvers")
-EVALUATE_SOURCES = ("evaluation/scores", "evaluation/cost")
+EVALUATE_SOURCES = ("evaluation/scores", "evaluation/cost", "evaluation/neighbours", "evaluation/forward")
+FORWARD_IMAGES = 64
+"""So many training images show what the forward process does."""
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,8 @@ class Run:
         """Score the samples and count what they cost; returns the metrics."""
         if self._done("evaluate", self.evaluate_identity, EVALUATE_FILES):
             return self._evaluated()
+        from fdm.evaluation.forward import write_forward
+        from fdm.evaluation.neighbours import write_neighbours
         from fdm.evaluation.scores import score
 
         e = self.experiment
@@ -226,6 +230,11 @@ class Run:
                     seen = images_per_stage(train, e.training.batch)
                     cost = add_autoencoder(cost, self.autoencoder.load(), pretrained["pretrain"], passes, seen)
                 write_json(folder / "cost.json", cost)
+                train_images = self.data.split("train").images
+                held_out = self.data.split("test").images if "test" in self.data.manifest["splits"] else None
+                write_neighbours(folder / "neighbours.npz", samples, train_images, held_out)
+                few = to_float(torch.from_numpy(np.array(train_images[:FORWARD_IMAGES]))).to(self.torch_device)
+                write_forward(folder / "forward.npz", process, e.method, e.sampling, few)
                 record = make_record("evaluate", self.evaluate_identity, {}, self.torch_device)
                 write_json(
                     folder / "manifest.json",

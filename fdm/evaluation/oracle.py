@@ -111,17 +111,23 @@ class ExactDenoiser:
 
     def moments(self, t: float, stage: int) -> tuple[Float[Tensor, "c n n"], Float[Tensor, "c o n"]]:
         """Cov(z) and Cov(y, z), from the linear maps x -> (z, y) and eps -> (z, y) that ``example`` defines."""
-        channels, n = self.covariance.shape[0], self.covariance.shape[-1]
-        shape = self.process.stages[stage].shape
-        signal_z, signal_y = self._maps(
-            t, stage, to_images(torch.eye(n).double().expand(channels, n, n), math.isqrt(n)), None
-        )
-        m = self._groups(shape[0]) * shape[1] * shape[2]
-        noise_z, noise_y = self._maps(t, stage, None, to_images(torch.eye(m).double().expand(channels, m, m), shape[1]))
+        (signal_z, signal_y), (noise_z, noise_y) = self._responses(t, stage)
         cov_zx = signal_z @ self.covariance
         cov_z = cov_zx @ signal_z.mT + noise_z @ noise_z.mT
         cov_yz = signal_y @ cov_zx.mT + noise_y @ noise_z.mT
         return cov_z, cov_yz
+
+    def state_maps(self, t: float, stage: int) -> tuple[Float[Tensor, "c m n"], Float[Tensor, "c m m"]]:
+        """S and N of the state z = S x + N eps, a matrix per channel."""
+        (signal, _), (noise, _) = self._responses(t, stage)
+        return signal, noise
+
+    def _responses(self, t: float, stage: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """(z, y) of every basis image x without noise, and of every basis noise without image."""
+        channels, n = self.covariance.shape[0], self.covariance.shape[-1]
+        shape = self.process.stages[stage].shape
+        x = to_images(torch.eye(n).double().expand(channels, n, n), math.isqrt(n))
+        return self._maps(t, stage, x, None), self._maps(t, stage, None, to_images(_white(shape, channels), shape[1]))
 
     def _maps(self, t: float, stage: int, x: Tensor | None, eps: Tensor | None) -> tuple[Tensor, Tensor]:
         basis = x if x is not None else eps

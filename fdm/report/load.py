@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fdm.config import explain
 from fdm.errors import UserError
+from fdm.grids import Ablation
 from fdm.report.plan import Plan
 
 CURVE = ("step", "images", "stage", "loss")
@@ -195,6 +196,7 @@ class Results:
     title: str
     methods: tuple[Method, ...]
     warnings: tuple[str, ...]
+    ablations: Mapping[str, Ablation] = field(default_factory=dict)
 
     @property
     def runs(self) -> list[Run]:
@@ -245,7 +247,7 @@ def load(suite: str, results: Path, plan: Plan) -> Results:
         warnings.append(
             "No suite file was found: experiments stand in alphabetical order, and missing runs go unnoticed."
         )
-    return Results(suite, plan.title or suite, tuple(methods), tuple(warnings))
+    return Results(suite, plan.title or suite, tuple(methods), tuple(warnings), plan.ablations)
 
 
 def _seed_folders(folder: Path) -> list[Path]:

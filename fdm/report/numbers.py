@@ -42,7 +42,9 @@ def estimate(values: Sequence[float]) -> Estimate:
     if count == 1:
         # Not through numpy: a table then repeats the source's number to the last digit, integers included.
         return Estimate(values[0], None, 1)
-    mean = values[0] if len(set(values)) == 1 else float(np.mean(values))
+    if len(set(values)) == 1:
+        return Estimate(values[0], 0.0, count)  # numpy would leave a rounding error for the width
+    mean = float(np.mean(values))
     half = float(stats.t.ppf(0.975, count - 1) * np.std(values, ddof=1) / math.sqrt(count))
     return Estimate(mean, half, count)
 

@@ -13,15 +13,18 @@ import yaml
 
 from fdm.errors import UserError
 from fdm.experiment import PARAMS
+from fdm.grids import Ablation, expand
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Titles of the experiments by name, in order, and the seeds each should have; empty without a suite file."""
+    """Titles of the experiments by name, in order, the seeds each should have, and the ablations with all their members; empty without a
+    suite file."""
 
     title: str = ""
     experiments: Mapping[str, str] = field(default_factory=dict)
     seeds: tuple[int, ...] = ()
+    ablations: Mapping[str, Ablation] = field(default_factory=dict)
 
 
 def read_plan(suite: str) -> Plan:
@@ -30,11 +33,12 @@ def read_plan(suite: str) -> Plan:
     if not path.is_file():
         return Plan()
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = expand(yaml.safe_load(path.read_text(encoding="utf-8")), str(path), PARAMS)
         return Plan(
             title=str(raw.get("title", "")),
             experiments={str(name): str(entry.get("title") or name) for name, entry in raw["experiments"].items()},
             seeds=tuple(int(seed) for seed in raw.get("seeds", (0,))),
+            ablations={str(name): Ablation.model_validate(item) for name, item in raw["ablations"].items()},
         )
     except (OSError, yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError, ValueError):
         raise UserError(f"{path}: not a suite file with `experiments`; `fdm show` says what is wrong with it") from None

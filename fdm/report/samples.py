@@ -47,21 +47,25 @@ def shown(run: Run) -> Shown:
 
 
 def grid(run: Run, selection: Shown) -> np.ndarray:
-    """uint8 (height, width, 4): rows of up to 8 samples, small ones enlarged by whole factors, with transparent gaps."""
-    rows = selection.rows
-    samples = run.samples(1 + max(index for row in rows for index in row))
-    _, channels, height, width = samples.shape
-    picture = samples if channels == 3 else np.repeat(samples[:, :1], 3, axis=1)
+    """The selected samples of a run, row by row, as ``sheet`` puts them together."""
+    samples = run.samples(1 + max(index for row in selection.rows for index in row))
+    return sheet([samples[list(row)] for row in selection.rows])
+
+
+def sheet(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """uint8 (height, width, 4): rows (n, C, H, W) of up to 8 images, small ones enlarged by whole factors, with transparent gaps."""
+    _, channels, height, width = rows[0].shape
     factor = max(1, CELL // max(height, width))
-    picture = picture.repeat(factor, axis=2).repeat(factor, axis=3).transpose(0, 2, 3, 1)
     gap = 4
     canvas = np.zeros(
         (len(rows) * (height * factor + gap) - gap, COLUMNS * (width * factor + gap) - gap, 4), dtype=np.uint8
     )
     for down, row in enumerate(rows):
-        for across, index in enumerate(row):
+        picture = row if channels == 3 else np.repeat(row[:, :1], 3, axis=1)
+        picture = picture.repeat(factor, axis=2).repeat(factor, axis=3).transpose(0, 2, 3, 1)
+        for across, image in enumerate(picture):
             y, x = down * (height * factor + gap), across * (width * factor + gap)
-            canvas[y : y + height * factor, x : x + width * factor, :3] = picture[index]
+            canvas[y : y + height * factor, x : x + width * factor, :3] = image
             canvas[y : y + height * factor, x : x + width * factor, 3] = 255
     return canvas
 

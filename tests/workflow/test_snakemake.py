@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
 RUN = ("ddpm/seed0", "fdm-ds-3/seed0")
 FILES = (
     "model.safetensors", "training.csv", "train.json", "samples.npy", "grid.png", "trajectory.npz", "sample.json",
-    "metrics.json", "cost.json", "manifest.json",
+    "metrics.json", "cost.json", "neighbours.npz", "forward.npz", "manifest.json",
 )  # fmt: skip
 TRAINING = "results/smoke/ddpm/seed0/train.json"
 

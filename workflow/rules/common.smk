@@ -1,6 +1,7 @@
 # Shared by all rules: the chosen suite, what is up to date, and the lock on the working tree.
 import json
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -46,7 +47,7 @@ os.environ.update(PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.ge
 
 wildcard_constraints:
     suite=SUITE.name,
-    experiment="|".join(SUITE.experiments),
+    experiment="|".join(map(re.escape, SUITE.experiments)),
     dataset="|".join(DATASETS),
     seed=r"\d+",
 
@@ -188,10 +189,13 @@ def restorations():
 
 def report_identity(wildcards=None):
     titles = [SUITE.title, *(experiment.title for experiment in SUITE.experiments.values())]
+    ablations = [ablation.model_dump(mode="json") for ablation in SUITE.ablations.values()]
+    claims = Path("params/claims.yaml")
+    said = claims.read_text(encoding="utf-8") if claims.is_file() else ""
     steps = [("evaluate", *run) for run in RUNS] + [("restore", *run) for run in RESTORING]
     runs = [wanted(*step) or made(*step) for step in steps]
     page = [path.read_text() for path in sorted(PAGE.iterdir()) if path.suffix in (".j2", ".css", ".js")]
-    return identity(titles, runs, source_version("report"), page)
+    return identity(titles, ablations, said, runs, source_version("report"), page)
 
 
 def report_page(_):

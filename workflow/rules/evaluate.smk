@@ -4,6 +4,8 @@ rule evaluate:
     output:
         metrics="results/{suite}/{experiment}/seed{seed}/metrics.json",
         cost="results/{suite}/{experiment}/seed{seed}/cost.json",
+        neighbours="results/{suite}/{experiment}/seed{seed}/neighbours.npz",
+        forward="results/{suite}/{experiment}/seed{seed}/forward.npz",
         record="results/{suite}/{experiment}/seed{seed}/manifest.json",
     log:
         "logs/{suite}/{experiment}/seed{seed}/evaluate.log",

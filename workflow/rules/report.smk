@@ -5,7 +5,7 @@ rule report:
             for run in RUNS
             for path in files("train", *run, "training.csv")
             + files("sample", *run, "grid.png", "trajectory.npz")
-            + files("evaluate", *run, "metrics.json", "cost.json", "manifest.json")
+            + files("evaluate", *run, "metrics.json", "cost.json", "neighbours.npz", "forward.npz", "manifest.json")
             + (files("pretrain", *run, *PRETRAIN_REPORTED) if PRETRAININGS[run[0]] else [])
         ]
         + restorations(),

@@ -1,0 +1,195 @@
+"""One table and one figure per ablation: every member against the baseline, with intervals over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, NullLocator
+
+from fdm.grids import Ablation
+from fdm.report.load import Method, Results, Run
+from fdm.report.numbers import Estimate, Scale, scale
+from fdm.report.paired import DISTANCES, SCORES, difference, quality, ratio, score, value_of, word
+from fdm.report.style import INK, MUTED, Look
+from fdm.report.table import Cell, Header, Row, Table
+from fdm.report.tables import network_title
+
+NAMES = {
+    "fid": "FID",
+    "frechet_distance": "Fréchet distance",
+    "kid_mean": "KID",
+    "precision": "Precision",
+    "recall": "Recall",
+}
+DASH = "–"
+
+
+def members_of(ablation: Ablation, results: Results) -> list[Method]:
+    """The ablation's experiments, the baseline first."""
+    found = {method.name: method for method in results.methods}
+    return [found[name] for name in ablation.experiments]
+
+
+def ablation_table(name: str, ablation: Ablation, results: Results) -> Table:
+    """Mean of every score, its paired difference to the baseline, and one word; then what a sample and training cost."""
+    members = members_of(ablation, results)
+    headers: list[Header] = []
+    columns: list[list[Cell]] = []
+
+    def add(key: str, label: str, group: str, cells: list[Cell], unit: str = "", numeric: bool = True) -> None:
+        headers.append(Header(key, label, unit, group, numeric))
+        columns.append(cells)
+
+    for network, kind in _scores(members):
+        value = score(network, kind)
+        group = f"{NAMES[kind]} ({network_title(network)})"
+        means = [value_of(method, value) for method in members]
+        changes = [None, *(difference(method, members[0], value) for method in members[1:])]
+        how = scale([mean.mean for mean in means if mean], "score")
+        key = f"{network}/{kind}"
+        add(key, "Mean", group, [_cell(mean, how) for mean in means], how.unit)
+        add(f"{key}/difference", "Difference", group, [_cell(change, how) for change in changes], how.unit)
+        words = ["baseline", *(word(change, SCORES[kind]) for change in changes[1:])]
+        add(f"{key}/verdict", "Verdict", group, [Cell(text, text) for text in words], numeric=False)
+    for key, label, cost in (
+        ("flops_per_sample", "FLOPs of a sample", lambda run: run.cost.flops_per_sample),
+        ("seconds_per_sample", "Time of a sample", lambda run: run.cost.seconds_per_sample),
+        ("training_flops", "FLOPs of training", lambda run: run.cost.training.flops),
+    ):
+        cells = [_cell(ratio(method, members[0], cost), Scale(1.0, "×", 2)) for method in members]
+        add(f"{key}_relative", label, "relative to the baseline", cells, "×")
+    rows = [
+        Row(method.name, method.title, len(method.runs), tuple(column[i] for column in columns))
+        for i, method in enumerate(members)
+    ]
+    return Table(f"ablation-{name}", ablation.title, _caption(ablation, members), tuple(headers), tuple(rows))
+
+
+def ablation_figure(ablation: Ablation, results: Results, looks: Mapping[str, Look]) -> Figure:
+    """Quality of every member and its difference to the baseline; against evaluations where these are varied."""
+    members = members_of(ablation, results)
+    if len({_steps(method) for method in members}) > 1:
+        return _against_evaluations(members, looks)
+    labels = _labels(members)
+    height = 0.42 * len(members) + 0.7
+    figure = Figure(figsize=(8.6, height))
+    left, right = figure.subplots(1, 2, sharey=True)
+    longest = max(map(len, labels))
+    figure.subplots_adjust(
+        left=min(0.04 + 0.0105 * longest, 0.42), right=0.9, top=1 - 0.1 / height, bottom=0.5 / height, wspace=0.1
+    )
+    for place, method in enumerate(members):
+        look, mean = looks[method.name], value_of(method, quality)
+        seeds = [value for run in method.runs if (value := quality(run)) is not None]
+        left.plot(seeds, [place] * len(seeds), linestyle="none", marker="|", color=look.light, markersize=9, alpha=0.7)
+        _bar(left, mean, place, look)
+        if place == 0:
+            continue
+        change = difference(method, members[0], quality)
+        _bar(right, change, place, look)
+        right.annotate(
+            word(change, "low"),
+            (1.0, place),
+            (6, 0),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            va="center",
+            fontsize=8.5,
+            color=INK,
+        )
+    left.set_yticks(range(len(members)), labels)
+    left.set_ylim(len(members) - 0.5, -0.5)
+    right.axvline(0, color=MUTED, linewidth=1)
+    left.set_xlabel(f"{_quality_name(members[0].runs[0]).split(' (')[0]}, lower is better")
+    right.set_xlabel("difference to the baseline, same seeds")
+    left.margins(x=0.08)
+    right.margins(x=0.12)
+    return figure
+
+
+def _against_evaluations(members: Sequence[Method], looks: Mapping[str, Look]) -> Figure:
+    """One line per setting that is left when the number of evaluations is taken away."""
+    lines: dict[str, list[Method]] = {}
+    for method in members:
+        lines.setdefault(str(method.config.get("sampling", {}).get("solver")), []).append(method)
+    figure = Figure(figsize=(6.4, 3.4))
+    axes = figure.subplots()
+    figure.subplots_adjust(left=0.11, right=0.985, top=0.97, bottom=0.16)
+    for name, group in lines.items():
+        group.sort(key=_steps)
+        look = looks[group[0].name]
+        means = [value_of(method, quality) for method in group]
+        axes.errorbar(
+            [_steps(method) for method in group],
+            [mean.mean for mean in means if mean],
+            yerr=[mean.half or 0.0 for mean in means if mean],
+            color=look.light,
+            marker=look.marker,
+            linestyle=look.dash,
+            capsize=3,
+            label=name,
+        )
+    steps = sorted({_steps(method) for method in members})
+    axes.set_xscale("log")
+    axes.set_xticks(steps, [str(count) for count in steps])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("network evaluations per sample")
+    axes.set_ylabel(_quality_name(members[0].runs[0]))
+    axes.legend()
+    return figure
+
+
+def _bar(axes: Axes, value: Estimate | None, place: int, look: Look) -> None:
+    if value is not None:
+        axes.errorbar(
+            value.mean, place, xerr=value.half, color=look.light, marker=look.marker, markersize=6, elinewidth=1.4
+        )
+
+
+def _scores(members: Sequence[Method]) -> list[tuple[str, str]]:
+    """(network, score) of every score that is compared and that every run has."""
+    features = [run.metrics.features for method in members for run in method.runs]
+    return [
+        (network, kind)
+        for network in features[0]
+        for kind in SCORES
+        if all(kind in scores.get(network, {}) for scores in features)
+    ]
+
+
+def _labels(members: Sequence[Method]) -> list[str]:
+    """Titles, without what they share with the baseline's."""
+    base = members[0].title
+    return [base, *(method.title.removeprefix(f"{base}, ") for method in members[1:])]
+
+
+def _caption(ablation: Ablation, members: Sequence[Method]) -> str:
+    seeds = min(len(method.runs) for method in members)
+    samples = " or ".join(dict.fromkeys(f"{run.metrics.samples:,}" for method in members for run in method.runs))
+    how = (
+        f"{seeds} seeds, {samples} samples each. Means and paired differences (same seed, same order of data, same noise) with "
+        "95 % t-intervals. Verdict: `none` where the interval of the difference holds zero. Each row is judged by "
+        "itself: of twenty true ties one would be called a difference by chance."
+        if seeds > 1
+        else f"One seed, {samples} samples: no interval, so no difference is known."
+    )
+    return f"{ablation.question} {how}"
+
+
+def _cell(value: Estimate | None, how: Scale) -> Cell:
+    if value is None:
+        return Cell(DASH)
+    return Cell(how.text(value.mean), value, f"± {how.text(value.half)}" if value.half else "")
+
+
+def _quality_name(run: Run) -> str:
+    network = "inception-v3" if "inception-v3" in run.metrics.features else next(iter(run.metrics.features))
+    kind = next(name for name in DISTANCES if name in run.metrics.features[network])
+    return f"{NAMES[kind]} ({network_title(network)})"
+
+
+def _steps(method: Method) -> int:
+    return int(method.config.get("sampling", {}).get("steps", 0))

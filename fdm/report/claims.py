@@ -1,0 +1,252 @@
+"""Claims of the papers, what this suite measured about them, and a verdict that says no more than its data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from fdm.config import Frozen, explain
+from fdm.errors import UserError
+from fdm.report.load import Method, Results, Run
+from fdm.report.numbers import Estimate
+from fdm.report.paired import quality, ratio
+from fdm.report.table import Cell, Header, Row, Table
+
+Measure = Literal["quality", "flops_per_sample", "seconds_per_sample", "training_flops", "training_seconds"]
+Word = Literal["reproduced", "not reproduced", "not testable at this scale"]
+
+LEAST_SEEDS = 2
+LEAST_SAMPLES = 500
+"""Below this many samples a distance is mostly its own bias (docs/metrics.md)."""
+VALUES: Mapping[Measure, tuple[str, Callable[[Run], float | None]]] = {
+    "quality": ("Fréchet distance", quality),
+    "flops_per_sample": ("FLOPs per sample", lambda run: run.cost.flops_per_sample),
+    "seconds_per_sample": ("time per sample", lambda run: run.cost.seconds_per_sample),
+    "training_flops": ("FLOPs of training", lambda run: run.cost.training.flops),
+    "training_seconds": ("time of training", lambda run: run.cost.training.seconds),
+}
+
+
+class Paper(Frozen):
+    """Where a claim was made."""
+
+    title: str
+    arxiv: str
+
+
+class Test(Frozen):
+    """The ratio of a measure (less is better) lies below a bound."""
+
+    measure: Measure
+    below: Annotated[float, Field(gt=0)]
+
+
+class Claim(Frozen):
+    """A claim in our words, and the comparison that tests it or the reason why none does."""
+
+    paper: str
+    claim: str
+    source: str
+    published: str = ""
+    of: tuple[str, ...] = ()
+    against: tuple[str, ...] = ()
+    tests: tuple[Test, ...] = ()
+    resolution: int = Field(1, description="least side of the images for which the claim was made")
+    datasets: tuple[str, ...] = Field((), description="datasets for which it was made; empty: any")
+    untestable: str = ""
+
+    @model_validator(mode="after")
+    def _tested_or_not(self) -> Claim:
+        if bool(self.untestable) == bool(self.of and self.against and self.tests):
+            raise ValueError("needs either of, against and tests, or untestable with a reason")
+        return self
+
+
+class Claims(Frozen):
+    """``params/claims.yaml``."""
+
+    papers: dict[str, Paper]
+    claims: dict[str, Claim]
+
+    @model_validator(mode="after")
+    def _known(self) -> Claims:
+        for name, claim in self.claims.items():
+            if claim.paper not in self.papers:
+                raise ValueError(f"claims.{name}: paper: {claim.paper!r} is not among {', '.join(self.papers)}")
+        return self
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One test: the paired ratio with its interval, how many seeds and samples made it, and the bound."""
+
+    measure: Measure
+    ratio: Estimate
+    samples: int
+    below: float
+
+    @property
+    def sufficient(self) -> bool:
+        """Enough seeds for an interval; for a distance also enough samples, and seeds that are not copies of one another."""
+        if self.ratio.half is None or self.ratio.count < LEAST_SEEDS:
+            return False
+        return self.measure != "quality" or (self.samples >= LEAST_SAMPLES and self.ratio.half > 0)
+
+    @property
+    def supports(self) -> bool:
+        """The whole interval lies below the bound."""
+        return self.sufficient and self.ratio.high < self.below
+
+    def __str__(self) -> str:
+        spread = "" if self.ratio.half is None else f" [{self.ratio.low:.3g}, {self.ratio.high:.3g}]"
+        return f"{VALUES[self.measure][0]}: ratio {self.ratio.mean:.3g}{spread}, claimed below {self.below:g}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A word, why, and what it rests on.
+
+    Raises:
+        ValueError: ``reproduced`` without evidence, or with evidence that does not support it.
+    """
+
+    word: Word
+    reason: str
+    evidence: tuple[Evidence, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.word == "reproduced" and not (self.evidence and all(item.supports for item in self.evidence)):
+            raise ValueError("reproduced needs seeds, samples and intervals that lie below every bound")
+        if self.word == "not reproduced" and not (self.evidence and all(item.sufficient for item in self.evidence)):
+            raise ValueError("not reproduced needs seeds and samples too; without them nothing was tested")
+
+
+def read_claims(path: Path) -> Claims | None:
+    """The claims file; None where there is none.
+
+    Raises:
+        UserError: broken, or a key is wrong.
+    """
+    if not path.is_file():
+        return None
+    try:
+        return Claims.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except ValidationError as error:
+        raise explain(error, str(path), [Claims, Claim, Test, Paper]) from None
+
+
+def judge(claim: Claim, results: Results) -> Verdict:
+    """The verdict on one claim from a suite's results."""
+    if claim.untestable:
+        return Verdict("not testable at this scale", claim.untestable)
+    pair = _pair(claim, results)
+    if pair is None:
+        return Verdict(
+            "not testable at this scale", f"The suite does not compare {claim.of[0]} with {claim.against[0]}."
+        )
+    ours, theirs = pair
+    evidence = tuple(item for test in claim.tests if (item := _evidence(test, ours, theirs)) is not None)
+    if len(evidence) < len(claim.tests):
+        return Verdict("not testable at this scale", "The two have no seed in common with this measure.", evidence)
+    dataset = ours.config.get("dataset", {})
+    resolution, name = int(dataset.get("resolution", 0)), str(dataset.get("name"))
+    if claim.datasets and name not in claim.datasets:
+        return Verdict(
+            "not testable at this scale", f"Claimed for {', '.join(claim.datasets)}; this is {name}.", evidence
+        )
+    if resolution < claim.resolution:
+        reason = (
+            f"Claimed for {claim.resolution}×{claim.resolution} pixels; these images have {resolution}×{resolution}."
+        )
+        return Verdict("not testable at this scale", reason, evidence)
+    if any(len({run.manifest.identities["evaluate"] for run in side.runs}) < len(side.runs) for side in pair):
+        return Verdict("not testable at this scale", "Two seeds are one and the same run.", evidence)
+    if lacking := next((item for item in evidence if not item.sufficient), None):
+        return Verdict("not testable at this scale", _lack(lacking), evidence)
+    if all(item.supports for item in evidence):
+        return Verdict("reproduced", "The whole interval lies below the bound.", evidence)
+    failed = [item for item in evidence if not item.supports]
+    beyond = any(item.ratio.low >= item.below for item in failed)
+    names = ", ".join(VALUES[item.measure][0] for item in failed)
+    reason = (
+        "the whole interval lies above the bound" if beyond else "the interval holds the bound: no difference is known"
+    )
+    return Verdict("not reproduced", f"{names}: {reason}.", evidence)
+
+
+def claims_table(claims: Claims, results: Results) -> Table:
+    """All claims, paper by paper."""
+    headers = (
+        Header("paper", "Paper", numeric=False),
+        Header("source", "Where", numeric=False),
+        Header("published", "Published", numeric=False),
+        Header("compared", "Compared", numeric=False),
+        Header("measured", "Measured: ratio [95 % interval]", numeric=False),
+        Header("paired_seeds", "Seeds", numeric=False),
+        Header("samples", "Samples", numeric=False),
+        Header("scale", "Scale", numeric=False),
+        Header("verdict", "Verdict", numeric=False),
+        Header("reason", "Why", numeric=False),
+    )
+    rows = []
+    for name, claim in claims.claims.items():
+        verdict, paper, pair = judge(claim, results), claims.papers[claim.paper], _pair(claim, results)
+        seeds = min((item.ratio.count for item in verdict.evidence), default=0)
+        samples = min((item.samples for item in verdict.evidence), default=0)
+        texts = (
+            f"{paper.title}, arXiv {paper.arxiv}",
+            claim.source,
+            claim.published,
+            f"{pair[0].title} / {pair[1].title}" if pair else "",
+            "; ".join(map(str, verdict.evidence)),
+            str(seeds or ""),
+            f"{samples:,}" if samples else "",
+            _scale(pair[0]) if pair else "",
+            verdict.word,
+            verdict.reason,
+        )
+        behind = tuple(method.name for method in pair or results.methods)
+        rows.append(Row(name, claim.claim, seeds, tuple(Cell(text or "–", text) for text in texts), behind))
+    return Table(
+        "claims",
+        "Claims of the papers",
+        "A claim is reproduced if the whole 95 % interval of the ratio, paired over seeds, lies below the claimed bound; not "
+        "reproduced if it does not (also where the data are too few to tell); not testable where this suite lacks the "
+        "images, the comparison, the seeds or the samples. A verdict holds for the scale in its row, not for the paper's.",
+        headers,
+        tuple(rows),
+        "Claim",
+    )
+
+
+def _pair(claim: Claim, results: Results) -> tuple[Method, Method] | None:
+    found = {method.name: method for method in results.methods}
+    ours, theirs = (next((found[name] for name in names if name in found), None) for names in (claim.of, claim.against))
+    return (ours, theirs) if ours and theirs else None
+
+
+def _evidence(test: Test, ours: Method, theirs: Method) -> Evidence | None:
+    found = ratio(ours, theirs, VALUES[test.measure][1])
+    samples = min(run.metrics.samples for run in (*ours.runs, *theirs.runs))
+    return Evidence(test.measure, found, samples, test.below) if found else None
+
+
+def _lack(item: Evidence) -> str:
+    if item.ratio.half is None:
+        return f"One seed gives no interval; at least {LEAST_SEEDS} are needed."
+    if item.samples < LEAST_SAMPLES:
+        return f"A distance needs at least {LEAST_SAMPLES} samples per seed; there are {item.samples}."
+    return "All seeds gave the same distance: they cannot be different runs."
+
+
+def _scale(method: Method) -> str:
+    dataset, run = method.config.get("dataset", {}), method.runs[0]
+    side = dataset.get("resolution")
+    return f"{dataset.get('name')}, {side}×{side}, {run.cost.training.images:,} images seen"

@@ -1,0 +1,70 @@
+"""Two experiments under the same seeds: paired differences and ratios, and one word for what they show.
+
+Equal seeds share the order of the data and the noise of the samples, so values are compared seed by seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+from fdm.report.load import Method, Run
+from fdm.report.numbers import Estimate, estimate
+
+Word = Literal["better", "worse", "none", "not known"]
+Better = Literal["low", "high"]
+Value = Callable[[Run], float | None]
+
+DISTANCES = ("fid", "frechet_distance")
+SCORES: Mapping[str, Better] = {
+    "fid": "low",
+    "frechet_distance": "low",
+    "kid_mean": "low",
+    "precision": "high",
+    "recall": "high",
+}
+"""Scores that are compared, and which way is better; the distances come first and stand for quality."""
+
+
+def value_of(method: Method, value: Value) -> Estimate | None:
+    """Mean and interval over all seeds that have the value."""
+    found = [x for run in method.runs if (x := value(run)) is not None]
+    return estimate(found) if found else None
+
+
+def difference(method: Method, baseline: Method, value: Value) -> Estimate | None:
+    """``method`` minus ``baseline`` over the seeds that both have."""
+    pairs = _pairs(method, baseline, value)
+    return estimate([a - b for a, b in pairs]) if pairs else None
+
+
+def ratio(method: Method, baseline: Method, value: Value) -> Estimate | None:
+    """``method`` over ``baseline``, seed by seed."""
+    pairs = [(a, b) for a, b in _pairs(method, baseline, value) if b]
+    return estimate([a / b for a, b in pairs]) if pairs else None
+
+
+def word(change: Estimate | None, better: Better) -> Word:
+    """What a paired difference shows: a direction only if its 95 % interval leaves out zero, never from one seed."""
+    if change is None or change.half is None:
+        return "not known"
+    if change.low <= 0 <= change.high:
+        return "none"
+    return "better" if (change.mean < 0) == (better == "low") else "worse"
+
+
+def score(network: str, name: str) -> Value:
+    """A score of a run, None where the run has none."""
+    return lambda run: run.metrics.features.get(network, {}).get(name)
+
+
+def quality(run: Run) -> float | None:
+    """The distance that stands for quality: of Inception-v3 features where there are any, else of the first network."""
+    features = run.metrics.features
+    scores = features.get("inception-v3") or next(iter(features.values()))
+    return next((scores[name] for name in DISTANCES if name in scores), None)
+
+
+def _pairs(method: Method, baseline: Method, value: Value) -> list[tuple[float, float]]:
+    ours, theirs = ({run.seed: value(run) for run in side.runs} for side in (method, baseline))
+    return [(a, b) for seed in sorted(ours) if (a := ours[seed]) is not None and (b := theirs.get(seed)) is not None]

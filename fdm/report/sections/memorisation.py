@@ -1,0 +1,24 @@
+"""Memorisation and failures: samples beside their nearest training images."""
+
+from __future__ import annotations
+
+from fdm.report.extras import neighbours
+from fdm.report.memorisation import memorisation_picture, memorisation_table
+from fdm.report.section import Canvas, Gallery, Section
+
+ORDER = 24
+
+
+def build(canvas: Canvas) -> Section | None:
+    """None where the results hold no neighbours."""
+    found = neighbours(canvas.results)
+    if not found:
+        return None
+    pictures = tuple(memorisation_picture(method, item) for method, item in found)
+    return Section(
+        "memorisation",
+        "Memorisation and failures",
+        (memorisation_table(found), Gallery(pictures)),
+        "For each method, from the top: the samples nearest to a training image, those training images, the samples farthest from any "
+        "training image (where failures are), and the training images nearest to them.",
+    )
