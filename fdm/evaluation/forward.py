@@ -125,7 +125,9 @@ def _oracle(method: Frozen, sampling: SamplingConfig, channels: int, side: int) 
     process = _gaussian_process(method, channels, side, covariance)
     solver = build_solver(sampling)
     errors: dict[int, float] = {}
-    for steps in ORACLE_STEPS if process else ():
+    for steps in ORACLE_STEPS:
+        if process is None:
+            break
         try:
             errors[steps] = relative_error(sample_covariance(process, solver, steps, covariance), covariance)
         except ValueError:
