@@ -125,7 +125,7 @@ def test_the_autoencoder_counts_in_training_and_once_in_a_sample(project: Path) 
     encode, decode = encoding.get_total_flops(), decoding.get_total_flops()
     assert encode > 0 and budget.training_flops == 24_000 * (3 * part.flops + encode)
     assert budget.flops_per_sample == 50 * part.flops + decode
-    assert budget.autoencoder and budget.autoencoder.flops == 40_000 * 3 * (encode + decode)
+    assert budget.autoencoder and budget.autoencoder.flops == 20_000 * 3 * (encode + decode)
 
     # Shared by two experiments, trained once.
     shared = lines_of([load_experiment(f"latent:{name}") for name in ("fdm-vqvae", "ldm-vqvae")], Rate())
