@@ -56,7 +56,7 @@ class Claim(Frozen):
     of: tuple[str, ...] = ()
     against: tuple[str, ...] = ()
     tests: tuple[Test, ...] = ()
-    resolution: int = Field(1, description="least side of the images for which the claim was made")
+    resolution: int = Field(0, description="side of the images for which the claim was made; 0: any")
     datasets: tuple[str, ...] = Field((), description="datasets for which it was made; empty: any")
     untestable: str = ""
 
@@ -161,7 +161,7 @@ def judge(claim: Claim, results: Results) -> Verdict:
         return Verdict(
             "not testable at this scale", f"Claimed for {', '.join(claim.datasets)}; this is {name}.", evidence
         )
-    if resolution < claim.resolution:
+    if claim.resolution and resolution != claim.resolution:
         reason = (
             f"Claimed for {claim.resolution}×{claim.resolution} pixels; these images have {resolution}×{resolution}."
         )

@@ -22,9 +22,10 @@ def build(canvas: Canvas) -> Section | None:
                 canvas.draw(
                     f"snr-{name}",
                     ablation.title,
-                    "Measured on 64 training images. A jump to fewer pixels keeps the signal's power and drops most of the noise's "
-                    "information; rescaling raises the signal-to-noise ratio per element so that the total stays the same across the "
-                    "jump. Below: one training image with the same noise at the start, in the middle and at the end of every stage.",
+                    "Measured on 64 training images. A jump to fewer pixels keeps signal power and noise variance per element, so that "
+                    "the signal energy of the whole image over the noise falls with the number of pixels; rescaling raises the ratio "
+                    "per element so that the total stays the same. Below: one training image with the same noise at the start, in the "
+                    "middle and at the end of every stage.",
                     f"{ablation.title}: signal over noise against time, and noisy images",
                     snr_figure(members, canvas.looks),
                 )
