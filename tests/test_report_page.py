@@ -122,9 +122,9 @@ def test_filters(opened: Any) -> None:
     for place in ("#figure-reverse-fdm-ds-3", "#samples-fdm-ds-3", "#run-fdm-ds-3"):
         assert opened.locator(place).is_hidden(), place
     for figure in ("quality", "training"):
-        parts = opened.locator(f"#figure-{figure} [data-of=fdm-ds-3]")
-        assert parts.count() and not any(parts.nth(i).is_visible() for i in range(parts.count()))
-        assert opened.locator(f"#figure-{figure} [data-of=ddpm]").first.is_visible()
+        hidden, shown = (opened.locator(f"#figure-{figure} [data-of={name}]").all() for name in ("fdm-ds-3", "ddpm"))
+        assert hidden and not any(part.is_visible() for part in hidden)
+        assert any(part.is_visible() for part in shown)
     assert opened.locator("#shown").inner_text() == "2 of 3"
     opened.locator("#none").click()
     assert column(opened, "main", "Method") == column(opened, "autoencoders", "Autoencoder") == []

@@ -15,6 +15,7 @@ from fdm.report.numbers import estimate
 from fdm.report.tables import network_title, score_columns
 
 FILES = {"metrics.json", "plots"}
+DISTANCES = {"fid": "FID", "frechet_distance": "Fréchet distance"}
 
 
 def write_tracked(results: Results, folder: Path) -> None:
@@ -24,12 +25,12 @@ def write_tracked(results: Results, folder: Path) -> None:
     (folder / "metrics.json").write_text(text + "\n", encoding="utf-8", newline="\n")
     (folder / "plots").mkdir()
     distances = [
-        (method.name, f"{score} ({network_title(network)})", value)
+        (method.name, f"{DISTANCES[score]} ({network_title(network)})", value)
         for method in results.methods
         for network, scores in metrics[method.name].items()
         if isinstance(scores, dict)
         for score, value in scores.items()
-        if score in ("fid", "frechet_distance")
+        if score in DISTANCES
     ]
     _write(folder / "plots/quality.csv", ("experiment", "score", "distance"), distances)
     losses = [(method.name, *point) for method in results.methods for point in _losses(method)]

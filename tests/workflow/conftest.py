@@ -16,7 +16,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 PARTS = (
-    "Snakefile", "workflow", "profiles", "fdm", "params", "params.yaml", "dvc.yaml", ".dvc/config", ".dvc/.gitignore",
+    "Snakefile", "workflow", "profiles", "fdm", "params", "params.yaml", "dvc.yaml", ".dvc/config", ".dvc/.gitignore", ".dvc/plots",
     ".dvcignore", ".gitignore", "pyproject.toml",
 )  # fmt: skip
 

@@ -37,7 +37,9 @@ def test_repro_then_a_seed_then_a_clone(repository: Repository, tmp_path: Path) 
     assert clone.plan() == {}
     assert "Nothing to be done" in clone.snakemake()
     assert "up to date" in clone.run("dvc", "status")
-    assert "frechet_distance" in clone.run("dvc", "metrics", "show", "results/smoke/ddpm/seed0/metrics.json")
+    assert "frechet_distance" in clone.run("dvc", "metrics", "show")
+    clone.run("dvc", "plots", "show")
+    assert "Distance to the reference images" in (clone.root / "dvc_plots/index.html").read_text()
     clone.edit_suite(lambda suite: suite.update(seeds=[0, 1, 2]))
     assert clone.plan() == {"train": 2, "sample": 2, "evaluate": 2, "report": 1}
 
