@@ -17,7 +17,7 @@ def build(canvas: Canvas) -> Section | None:
         "Quality against evaluations, FLOPs, time and training",
         "One mark per method: mean over seeds with the 95 % t-interval of its quality; lower left is better. The line joins the "
         "methods that no other beats in both means (intervals are not weighed); the others are grey. FLOPs of training leave "
-        "out an autoencoder's.",
+        "out the pretraining of an autoencoder.",
         "Four scatter plots of distance against cost with their Pareto fronts",
         pareto_figure(canvas.results, canvas.looks),
     )
