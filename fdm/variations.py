@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -52,9 +52,10 @@ class Variations:
                 + (f"stages: {listed}" if stages else "it has one stage")
             )
 
-        def draw(reverse: Reverse) -> tuple[Tensor, list[str]]:
-            images = vary(reverse, self.stage, range(self.count), self.variants).transpose(0, 1)
-            return images, [f"sample {n}" for n in range(self.count)]
+        def draw(reverse: Callable[[Sequence[int]], Reverse]) -> tuple[Tensor, list[str]]:
+            samples = range(self.count)
+            images = vary(reverse(samples), self.stage, samples, self.variants).transpose(0, 1)
+            return images, [f"sample {n}" for n in samples]
 
         events = len(reverse_plan(self.run)) * (self.variants + 1)
         return _kept(self.run, "vary", [self.stage, self.count, self.variants], events, draw)
@@ -64,7 +65,7 @@ class Variations:
 class Interpolations:
     """``points`` images between samples 2n and 2n + 1, for n < ``count``, at the coarsest stage.
 
-    Steps that draw noise forget the prior, so a solver that does is replaced by ddim with eta = 0; jumps draw theirs still.
+    A class-conditional model is told the class of sample 2n throughout. Steps that draw noise forget the prior, so a solver that does is replaced by ddim with eta = 0; jumps draw theirs still.
     """
 
     run: Run
@@ -79,15 +80,18 @@ class Interpolations:
         """
         deterministic = build_solver(SamplingConfig.model_validate({"solver": "ddim"}))
 
-        def draw(reverse: Reverse) -> tuple[Tensor, list[str]]:
+        def between(reverse: Reverse, first: int, last: int) -> Tensor:
             if reverse.solver.eta > 0:
                 try:
                     reverse.process.check_solver(deterministic.name)
                 except ValueError as error:
                     raise UserError(f"{self.run.experiment.name}: nothing to interpolate: {error}") from None
                 reverse = replace(reverse, solver=deterministic)
+            return interpolate(reverse, first, last, self.points)
+
+        def draw(reverse: Callable[[Sequence[int]], Reverse]) -> tuple[Tensor, list[str]]:
             pairs = [(2 * n, 2 * n + 1) for n in range(self.count)]
-            images = torch.stack([interpolate(reverse, *pair, self.points) for pair in pairs])
+            images = torch.stack([between(reverse([pair[0]] * self.points), *pair) for pair in pairs])
             return images, [f"{a} to {b}" for a, b in pairs]
 
         events = len(reverse_plan(self.run)) * self.count
@@ -101,9 +105,13 @@ def reverse_plan(run: Run) -> list[Any]:
 
 
 def _kept(
-    run: Run, kind: str, asked: list[int], events: int, draw: Callable[[Reverse], tuple[Tensor, list[str]]]
+    run: Run,
+    kind: str,
+    asked: list[int],
+    events: int,
+    draw: Callable[[Callable[[Sequence[int]], Reverse]], tuple[Tensor, list[str]]],
 ) -> dict[str, Any]:
-    """The record of what ``draw`` makes, from the run store where it is there."""
+    """The record of what ``draw`` makes, from the run store where it is there; ``draw`` is given samples -> reverse process."""
     names = (f"{kind}.npy", f"{kind}.png", f"{kind}.json")
     sampling = run.experiment.sampling.model_dump(mode="json", exclude={"batch", "count"})
     own = identity(run.train_identity, sampling, kind, asked, source_version("variations"))
@@ -115,7 +123,7 @@ def _kept(
         record = record_of(folder, kind, own)
         if not record:
             with Progress(f"{kind} {run.experiment.name} seed {run.seed}", events, "steps") as bar:
-                images, labels = draw(replace(reverse_of(run), tick=lambda: bar.advance(1)))
+                images, labels = draw(lambda samples: replace(reverse_of(run, samples), tick=lambda: bar.advance(1)))
             array = to_uint8(images).cpu().numpy()
 
             def save(path: Path) -> None:

@@ -132,7 +132,7 @@ CHEAPER = {**CLAIM, "tests": [{"measure": "quality", "below": 1}, {"measure": "f
     [
         (GOOD, BETTER, 500, "reproduced", "lies below"),
         (GOOD, CHEAPER, 500, "reproduced", "lies below"),
-        (WIDE, BETTER, 500, "not reproduced", "no difference is known"),
+        (WIDE, BETTER, 500, "not testable at this scale", "do not decide"),
         (WORSE, BETTER, 500, "not reproduced", "lies above"),
         (GOOD, BETTER, 499, "not testable at this scale", "at least 500 samples"),
         ({name: values[:1] for name, values in GOOD.items()}, BETTER, 500, "not testable at this scale", "One seed"),

@@ -143,7 +143,7 @@ def _print_experiments(
         table.add_row(
             budget.experiment.name,
             _si(budget.parameters),
-            str(budget.experiment.sampling.steps),
+            str(budget.experiment.sampling.passes * budget.experiment.sampling.steps),
             _si(budget.flops_per_sample),
             _si(budget.training_flops),
             _si(budget.memory_bytes) + "B",

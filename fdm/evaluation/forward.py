@@ -19,14 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fdm.config import Frozen, SamplingConfig
-from fdm.evaluation.oracle import (
-    Covariance,
-    ExactDenoiser,
-    calibration_images,
-    image_covariance,
-    relative_error,
-    sample_covariance,
-)
+from fdm.evaluation.oracle import Covariance, ExactDenoiser, calibration_images, image_covariance, verify
 from fdm.operators import box
 from fdm.processes import Process, Stage, build_process
 from fdm.sampling.solvers import build_solver
@@ -53,7 +46,7 @@ def write_forward(
 
     ``t``, ``stage``, ``energy`` (total signal energy over noise variance) and ``dimension``, all (F,); ``information`` (F, L),
     bits in the state and in the state made 2, 4, … times smaller, NaN where it has no such size, F = 0 where there is no
-    closed form; ``oracle_steps`` and ``oracle_error``, E(N) of the experiment's solver on 8x8 images; ``image_side`` and ``image_information`` (L,), of clean 8-bit images. ``frame_t``, ``frame_stage`` and
+    closed form; ``oracle_steps`` and ``oracle_error``, E(N) of the experiment's solver on 8x8 images, and ``oracle_floor``, its structural limit (not a number: none); ``image_side`` and ``image_information`` (L,), of clean 8-bit images. ``frame_t``, ``frame_stage`` and
     ``z_<j>``: noisy states of the first images at start, middle and end of each stage, with the same noise for every method.
     """
     moments = [(float(t), stage) for stage in process.stages if stage.length > 0 for t in _times(stage)]
@@ -125,16 +118,16 @@ def _information(method: Frozen, channels: int, side: int, moments: list[tuple[f
 def _oracle(method: Frozen, sampling: SamplingConfig, channels: int, side: int) -> dict[str, np.ndarray]:
     covariance = image_covariance(side, channels)
     process = _gaussian_process(method, channels, side, covariance)
-    solver = build_solver(sampling)
-    errors: dict[int, float] = {}
-    for steps in ORACLE_STEPS:
-        if process is None:
-            break
-        try:
-            errors[steps] = relative_error(sample_covariance(process, solver, steps, covariance), covariance)
-        except ValueError:
-            continue  # too few steps for the stages
-    return {"oracle_steps": np.array(list(errors), dtype=np.int64), "oracle_error": np.array(list(errors.values()))}
+    # At least one step for each stage.
+    steps = [count for count in ORACLE_STEPS if process is not None and count >= len(process.stages)]
+    if process is None or len(steps) < 2:
+        return {"oracle_steps": np.zeros(0, np.int64), "oracle_error": np.zeros(0), "oracle_floor": np.array(np.nan)}
+    (verdict,) = verify(process, [build_solver(sampling)], covariance, steps)
+    return {
+        "oracle_steps": np.array(steps),
+        "oracle_error": np.array(list(verdict.errors.values())),
+        "oracle_floor": np.array(np.nan if verdict.floor is None else verdict.floor),
+    }
 
 
 def _gaussian_process(method: Frozen, channels: int, side: int, covariance: Covariance) -> Process | None:

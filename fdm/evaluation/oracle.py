@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from scipy.fft import dct
+from scipy.optimize import brentq
 from torch import Tensor
 
 from fdm.errors import UserError
@@ -259,8 +260,8 @@ class Verdict:
     Attributes:
         errors: E by number of evaluations.
         order: minus the slope of log E against log N, least squares.
-        floor: the limit of E for N -> infinity, extrapolated from the two largest N, where it is a notable share of the last
-            error; else None. Structural: steps or jumps lose something.
+        floor: the limit of E for N -> infinity, extrapolated from the largest N (``limit``), where it is a notable share of
+            the last error; else None. Structural: steps or jumps lose something.
         start: such a limit that is there only because a sampler starts from white noise, where z at t = 1 has a trace of
             signal; else None.
     """
@@ -296,7 +297,7 @@ def verify(
 ) -> list[Verdict]:
     """Run the oracle at several numbers of evaluations (increasing, at least two), for each solver.
 
-    Where an error stops, the two largest numbers are run again from the true law of z at t = 1, which tells the end of the
+    Where an error stops, the three largest numbers are run again from the true law of z at t = 1, which tells the end of the
     schedule from a loss on the way.
 
     Raises:
@@ -315,17 +316,32 @@ def verify(
     verdicts = []
     for found in errors(solvers, steps, False):
         logs = np.log(np.array([list(found), list(found.values())], dtype=float))
-        verdicts.append(Verdict(found, -float(np.polyfit(logs[0], logs[1], 1)[0]), _limit(found)))
+        verdicts.append(Verdict(found, -float(np.polyfit(logs[0], logs[1], 1)[0]), limit(found)))
     stopped = [index for index, verdict in enumerate(verdicts) if verdict.floor is not None]
     if stopped:
-        for index, found in zip(stopped, errors([solvers[i] for i in stopped], steps[-2:], True), strict=True):
-            if _limit(found) is None:
+        for index, found in zip(stopped, errors([solvers[i] for i in stopped], steps[-3:], True), strict=True):
+            if limit(found) is None:
                 verdicts[index] = replace(verdicts[index], floor=None, start=verdicts[index].floor)
     return verdicts
 
 
-def _limit(errors: Mapping[int, float]) -> float | None:
-    # Richardson: where E = floor + a / N, two values give the floor. Faster decay makes it negative, never positive.
-    (n1, e1), (n2, e2) = list(errors.items())[-2:]
-    floor = (n2 * e2 - n1 * e1) / (n2 - n1)
-    return floor if floor > FLOOR_SHARE * e2 else None
+def limit(errors: Mapping[int, float]) -> float | None:
+    """The limit of E for many steps, where it is a notable share of the last error; else None.
+
+    E = floor + a / N^p through the last three numbers of evaluations. Two leave p open; p = 1 is then assumed, and an error that
+    falls more slowly than 1 / N all the way down is taken for one that stops.
+    """
+    counts, values = np.array(list(errors))[-3:], np.array(list(errors.values()))[-3:]
+    if len(values) == 2 or values[-1] >= values[-2]:
+        (n1, n2), (e1, e2) = counts[-2:], values[-2:]
+        floor = float((n2 * e2 - n1 * e1) / (n2 - n1))
+    else:
+
+        def slowing(floor: float) -> float:
+            """How much the order falls from the first pair to the second once ``floor`` is taken off; 0 at the fit."""
+            orders = -np.diff(np.log(values - floor)) / np.diff(np.log(counts))
+            return float(orders[0] - orders[1])
+
+        top = float(values[-1]) * (1 - 1e-9)
+        floor = brentq(slowing, 0.0, top) if slowing(0.0) > 0 > slowing(top) else 0.0
+    return floor if floor > FLOOR_SHARE * values[-1] else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -172,13 +172,15 @@ def judge(claim: Claim, results: Results) -> Verdict:
         return Verdict("not testable at this scale", _lack(lacking), evidence)
     if all(item.supports for item in evidence):
         return Verdict("reproduced", "The whole interval lies below the bound.", evidence)
-    failed = [item for item in evidence if not item.supports]
-    beyond = any(item.ratio.low >= item.below for item in failed)
-    names = ", ".join(VALUES[item.measure][0] for item in failed)
-    reason = (
-        "the whole interval lies above the bound" if beyond else "the interval holds the bound: no difference is known"
-    )
-    return Verdict("not reproduced", f"{names}: {reason}.", evidence)
+
+    def measures(items: Iterable[Evidence]) -> str:
+        return ", ".join(VALUES[item.measure][0] for item in items)
+
+    if beyond := [item for item in evidence if item.ratio.low >= item.below]:
+        return Verdict("not reproduced", f"{measures(beyond)}: the whole interval lies above the bound.", evidence)
+    undecided = measures(item for item in evidence if not item.supports)
+    reason = f"{undecided}: the interval holds the bound, so these seeds do not decide."
+    return Verdict("not testable at this scale", reason, evidence)
 
 
 def claims_table(claims: Claims, results: Results) -> Table:

@@ -26,6 +26,7 @@ class Forward:
     image_information: np.ndarray
     oracle_steps: np.ndarray
     oracle_error: np.ndarray
+    oracle_floor: np.ndarray
     frame_t: np.ndarray
     frame_stage: np.ndarray
     frames: list[np.ndarray]

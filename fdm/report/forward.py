@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -17,7 +18,6 @@ Pair = tuple[Method, Forward]
 NOTABLE = 2.0
 """Ratio of signal over noise, at one time and stage, from which two processes are said to differ in it."""
 SHOWN = 6
-FLOOR_SHARE = 0.15  # as in `fdm verify`
 
 
 def differ_in_snr(pairs: Sequence[Pair]) -> bool:
@@ -108,7 +108,7 @@ def information_figure(pairs: Sequence[Pair], looks: Mapping[str, Look]) -> Figu
 
 
 def oracle_figure(pairs: Sequence[Pair], looks: Mapping[str, Look]) -> Figure | None:
-    """E(N) of each experiment's process and solver; a broken line where the two largest N point to a floor."""
+    """E(N) of each experiment's process and solver; a dotted line at its structural floor."""
     known: list[Pair] = []
     for method, forward in pairs:
         twins = (np.array_equal(forward.oracle_error, its.oracle_error) for _, its in known)
@@ -133,8 +133,8 @@ def oracle_figure(pairs: Sequence[Pair], looks: Mapping[str, Look]) -> Figure | 
             linewidth=1.3,
             label=method.title,
         )
-        floor = floor_of(forward.oracle_steps, forward.oracle_error)
-        if floor:
+        floor = float(forward.oracle_floor)
+        if not math.isnan(floor):
             last = float(forward.oracle_steps[-1])
             axes.plot([last, 2 * last], [floor, floor], color=look.light, linestyle=(0, (1, 1)), linewidth=1.6)
     axes.set_xscale("log")
@@ -155,13 +155,6 @@ def _log(axes: Axes, subs: tuple[float, ...] = (1.0,)) -> None:
     axes.yaxis.set_major_locator(LogLocator(subs=subs))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
-
-
-def floor_of(steps: np.ndarray, errors: np.ndarray) -> float | None:
-    """Limit of E = floor + a / N from the two largest N, where it is a notable share of the last error."""
-    (n1, n2), (e1, e2) = steps[-2:], errors[-2:]
-    floor = float((n2 * e2 - n1 * e1) / (n2 - n1))
-    return floor if floor > FLOOR_SHARE * e2 else None
 
 
 def _by_stage(axes: Axes, forward: Forward, values: np.ndarray, look: Look, label: str) -> None:

@@ -96,7 +96,7 @@ def main_table(results: Results) -> Table:
         "Quality and cost",
         f"Scores of {samples} samples per run against {references}. {_seeds_sentence(results)} Lower is better for "
         "distances and KID (mean over random subsets), higher for precision and recall. FLOPs count a "
-        "multiply-add as two and cover all network evaluations of one sample. Peak memory while sampling: the "
+        "multiply-add as two and cover all network evaluations of one sample, and the decoding of a latent. Peak memory while sampling: the "
         "device's on a GPU, the whole process's elsewhere." + _relative_sentence(results),
         score_columns(results) + cost,
     )

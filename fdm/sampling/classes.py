@@ -10,7 +10,7 @@ from fdm.config import SamplingConfig
 def class_cycle(config: SamplingConfig, classes: int) -> tuple[int, ...]:
     """Classes that samples take in turn: those that are configured, or all of ``classes``.
 
-    None where the network knows none (``classes`` is 0), or is told none (guidance is 0).
+    Empty where the network knows none (``classes`` is 0), or is told none (guidance is 0).
     """
     return () if config.guidance == 0 else config.classes or tuple(range(classes))
 

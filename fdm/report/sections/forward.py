@@ -52,7 +52,7 @@ def build(canvas: Canvas) -> Section | None:
                 "Error of the method itself against evaluations",
                 "The closed-form oracle with each experiment's own solver, on Gaussian images of 8×8 pixels: the best possible network, "
                 "no training and no sampling error. What falls as 1/N is exact in the limit; a dotted line is the floor that the "
-                "two largest N point to: what the method loses at its jumps, whatever the number of steps. Experiments with equal "
+                "largest N point to: what the method loses by its construction, whatever the number of steps. Experiments with equal "
                 "errors are drawn once.",
                 "Relative covariance error against the number of evaluations, one line per method, with floors",
                 oracle,
