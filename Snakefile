@@ -22,6 +22,7 @@ include: "workflow/rules/train.smk"
 include: "workflow/rules/sample.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/restore.smk"
+include: "workflow/rules/explore.smk"
 include: "workflow/rules/report.smk"
 
 

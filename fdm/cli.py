@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 import yaml
@@ -206,9 +206,14 @@ def restore(
 @app.command()
 def vary(
     experiment: Reference,
-    stage: Annotated[int, typer.Option(min=1, help="Hold the state at the start of this stage.")] = 1,
-    count: Annotated[int, typer.Option(min=1, help="Samples to vary.")] = 4,
-    variants: Annotated[int, typer.Option(min=1, help="Images of each, the first is the sample itself.")] = 8,
+    stage: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="Hold the state at the start of this stage; repeatable. Default: all that there are."),
+    ] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="Samples to vary. Default: 4.")] = None,
+    variants: Annotated[
+        int | None, typer.Option(min=2, help="Images of each, the first is the sample itself. Default: 8.")
+    ] = None,
     seed: Seed = 0,
     to: Target = None,
     override: Overrides = None,
@@ -221,15 +226,16 @@ def vary(
     """
     from fdm.variations import Variations
 
-    record = Variations(_run(experiment, seed, to, override, device, threads), stage, count, variants).make()
-    _say(f"{experiment} seed {seed}: {count} x {variants} images (run {record['identity']})")
+    changes = _exploring(override, vary=stage, count=count, columns=variants)
+    record = Variations(_run(experiment, seed, to, changes, device, threads)).make()
+    _say_drawn(experiment, seed, record)
 
 
 @app.command()
 def interpolate(
     experiment: Reference,
-    count: Annotated[int, typer.Option(min=1, help="Pairs of samples.")] = 4,
-    points: Annotated[int, typer.Option(min=2, help="Images from one to the other.")] = 8,
+    count: Annotated[int | None, typer.Option(min=1, help="Pairs of samples. Default: 4.")] = None,
+    points: Annotated[int | None, typer.Option(min=2, help="Images from one to the other. Default: 8.")] = None,
     seed: Seed = 0,
     to: Target = None,
     override: Overrides = None,
@@ -242,8 +248,9 @@ def interpolate(
     """
     from fdm.variations import Interpolations
 
-    record = Interpolations(_run(experiment, seed, to, override, device, threads), count, points).make()
-    _say(f"{experiment} seed {seed}: {count} x {points} images (run {record['identity']})")
+    changes = _exploring(override, count=count, columns=points)
+    record = Interpolations(_run(experiment, seed, to, changes, device, threads)).make()
+    _say_drawn(experiment, seed, record)
 
 
 @app.command()
@@ -392,6 +399,16 @@ def _compare(before: Path, after: Path, to: Path | None) -> None:
         if to:
             to.mkdir(parents=True, exist_ok=True)
             write_table(table, to)
+
+
+def _exploring(override: list[str] | None, **asked: list[int] | int | None) -> list[str]:
+    """Overrides, with those that options stand for after them."""
+    return [*(override or ()), *(f"exploration.{key}={value}" for key, value in asked.items() if value)]
+
+
+def _say_drawn(experiment: str, seed: int, record: dict[str, Any]) -> None:
+    rows, columns = record["shape"][:2]
+    _say(f"{experiment} seed {seed}: {rows} x {columns} images (run {record['identity']})")
 
 
 def _run(experiment, seed, to, override, device, threads):  # type: ignore[no-untyped-def]

@@ -245,6 +245,25 @@ class RestorationConfig(Frozen):
         return self
 
 
+class ExplorationConfig(Frozen):
+    """Pictures of what the states of a trained model hold (``fdm vary``, ``fdm interpolate``); none unless asked for."""
+
+    vary: tuple[Positive, ...] = Field(
+        default=(), description="stages at whose start the state is held, while all that is drawn below it varies"
+    )
+    interpolate: bool = Field(default=False, description="images between pairs of samples")
+    count: Positive = Field(default=4, description="samples that are varied, and pairs of samples: rows of a picture")
+    columns: Annotated[int, Field(ge=2)] = Field(
+        default=8, description="images of each; the first is the sample itself"
+    )
+
+    @model_validator(mode="after")
+    def _unique(self) -> ExplorationConfig:
+        if len(set(self.vary)) != len(self.vary):
+            raise ValueError(f"vary must name each stage once, not {list(self.vary)}")
+        return self
+
+
 def explain(error: ValidationError, where: str, models: Iterable[type[BaseModel]] = ()) -> UserError:
     """Turn pydantic's report into one line: the file, the key, what is wrong, allowed values and the nearest match.
 

@@ -20,6 +20,7 @@ from fdm.config import (
     ConditioningConfig,
     DatasetConfig,
     EvaluationConfig,
+    ExplorationConfig,
     Frozen,
     NetworkConfig,
     RestorationConfig,
@@ -41,6 +42,7 @@ BLOCKS: dict[str, type[BaseModel]] = {
     "evaluation": EvaluationConfig,
     "conditioning": ConditioningConfig,
     "restoration": RestorationConfig,
+    "exploration": ExplorationConfig,
 }
 OPTIONAL = frozenset({"conditioning"})
 """Blocks that an experiment may do without."""
@@ -59,11 +61,22 @@ class Experiment(Frozen):
     evaluation: EvaluationConfig
     conditioning: ConditioningConfig | None = None
     restoration: RestorationConfig = Field(default_factory=RestorationConfig)
+    exploration: ExplorationConfig = Field(default_factory=ExplorationConfig)
 
     @property
     def classes(self) -> int:
         """Number of classes of a conditional experiment; 0 of any other."""
         return self.conditioning.classes if self.conditioning else 0
+
+    @property
+    def holdable(self) -> dict[int, int]:
+        """Stages at whose start the reverse process can be held, and how many of its steps lie before that."""
+        from fdm.processes import build_process
+
+        process = build_process(self.method, self.dataset.channels, self.dataset.resolution)
+        plan = enumerate(process.plan(self.sampling.steps))
+        found = {event.stage: n for n, event in plan if 0 < event.t == process.stages[event.stage].start}
+        return dict(sorted(found.items()))
 
     @model_validator(mode="after")
     def _fits(self) -> Experiment:
@@ -77,6 +90,13 @@ class Experiment(Frozen):
         process.plan(self.sampling.steps)
         for stage in self.restoration.stages:
             process.measurement(stage)
+        stages = self.holdable
+        for stage in self.exploration.vary:
+            if stage not in stages:
+                known = f"stages: {', '.join(map(str, stages))}" if stages else "it has one stage"
+                raise ValueError(f"nothing can be held at stage {stage}; {known}")
+        if self.exploration.interpolate:
+            process.check_solver("ddim")
         return self
 
     @model_validator(mode="after")
@@ -125,6 +145,7 @@ class _SuiteFile(Frozen):
     evaluation: dict[str, Any] = Field(default_factory=dict)
     conditioning: dict[str, Any] | None = None
     restoration: dict[str, Any] = Field(default_factory=dict)
+    exploration: dict[str, Any] = Field(default_factory=dict)
     experiments: dict[str, _SuiteEntry]
     ablations: dict[str, Ablation] = Field(default_factory=dict)
 
@@ -251,6 +272,7 @@ def _resolve(path: Path, file: _SuiteFile, name: str, overrides: Sequence[str]) 
         "evaluation": file.evaluation,
         "conditioning": file.conditioning,
         "restoration": file.restoration,
+        "exploration": file.exploration,
     }
     where = f"{path}: experiments.{name}"
     for key in entry.overrides:

@@ -30,7 +30,7 @@ from fdm.records import make_record
 from fdm.runs import Run
 from fdm.sampling.classes import class_cycle
 from fdm.sampling.conditional import Reverse, require_plain
-from fdm.sampling.sampler import class_denoiser
+from fdm.sampling.sampler import class_denoiser, network_denoiser
 from fdm.sampling.solvers import build_solver
 from fdm.sources import source_version
 from fdm.store import export, locked, record_of, run_folder, write_atomic, write_json
@@ -240,22 +240,18 @@ class Restoration:
         return Comparer(own, baseline, self.config, train, lpips, self.run.experiment.sampling.batch)
 
 
-def reverse_of(run: Run, samples: Sequence[int] = ()) -> Reverse:
+def reverse_of(run: Run) -> Reverse:
     """The trained reverse process of a run, with the steps of its sampling.
-
-    Args:
-        samples: global indices of the batch that it will run on, whose classes a conditional network is told; without
-            them it is told none.
 
     Raises:
         UserError: it is not trained.
     """
     network, process = run.model()
     sampling, device = run.experiment.sampling, run.torch_device
-    cycle = class_cycle(sampling, run.experiment.classes) if samples else ()
-    denoise = class_denoiser(network, device, cycle, sampling.guidance)(samples)
-    plan = process.plan(sampling.steps)
-    return Reverse(process, denoise, build_solver(sampling), plan, run.seed, sampling.clip, device)
+    plan, cycle = process.plan(sampling.steps), class_cycle(sampling, run.experiment.classes)
+    told = class_denoiser(network, device, cycle, sampling.guidance)
+    denoise = network_denoiser(network, device)
+    return Reverse(process, denoise, build_solver(sampling), plan, run.seed, sampling.clip, device, told=told)
 
 
 def _steps(run: Run) -> dict[str, Any]:

@@ -145,8 +145,11 @@ def test_deblurring_an_exact_measurement(trained: Path) -> None:
         (["restore", "smoke:fdm-ds-3", "-o", "restoration.counts=3"], "unknown key; did you mean 'count'"),
         (["restore", "latent:fdm-vqvae"], "not linear operators"),
         (["train", "smoke:fdm-ds-3", "-o", "restoration.stages=[4]"], "no transformed signal 4"),
-        (["vary", "smoke:ddpm"], "nothing can be held at stage 1; it has one stage"),
+        (["vary", "smoke:ddpm"], "nothing can be held; it has one stage"),
         (["vary", "smoke:fdm-ds-3", "--stage", "5"], "nothing can be held at stage 5; stages: 1, 2"),
+        (["vary", "smoke:fdm-ds-3", "--stage", "1", "--stage", "1"], "must name each stage once"),
+        (["train", "smoke:ddpm", "-o", "exploration.vary=[1]"], "nothing can be held at stage 1; it has one stage"),
+        (["train", "family:ihdm", "-o", "exploration.interpolate=true"], "solver ddim does not exist for this process"),
         (["interpolate", "smoke:fdm-ds-3", "--seed", "7"], "no such checkpoint; run `fdm train`"),
     ],
 )
@@ -170,6 +173,12 @@ def test_variations_and_interpolations(trained: Path) -> None:
         assert np.abs(images[:, 0] - images[:, 1]).max() > 1
         for path in Path("work").glob("vary-*/vary.npy"):
             path.unlink()  # a second time nothing is drawn, and nothing copied
+    call("vary", *run, "--count", "3", "--variants", "2")
+    every = np.load("out/vary.npy").astype(int)
+    assert every.shape == (6, 2, 1, 8, 8), "each of two stages, by default"
+    assert np.abs(every[:3] - images).max() <= 1 and np.abs(every[3:, 0] - samples[:3]).max() <= 1
+    # Under a state that is held later there is less to draw anew.
+    assert np.abs(every[3:, 1] - every[3:, 0]).mean() > np.abs(every[:3, 1] - every[:3, 0]).mean()
     call("interpolate", *run, "--count", "2", "--points", "3")
     images = np.load("out/interpolate.npy").astype(int)
     call("sample", *run, "-o", "sampling.count=8", "-o", "sampling.solver=ddim")
@@ -230,3 +239,61 @@ def test_restorations_of_another_training_are_refused(tmp_path: Path, monkeypatc
     edit(results / "fdm-ds-2/seed0/restore.json", lambda content: content.update(train="0" * 16))
     with pytest.raises(UserError, match="another training"):
         build("demo", results, tmp_path / "reports/demo")
+
+
+def explored(folder: Path, kind: str) -> None:
+    """What `fdm vary` or `fdm interpolate` leaves beside the files of a finished run, but for its array."""
+    train = json.loads((folder / "train.json").read_text())["identity"]
+    record = {"identity": "e" * 16, "train": train, "shape": [4, 8, 1, 32, 32], "asked": {"count": 4, "columns": 8}}
+    (folder / f"{kind}.json").write_text(json.dumps(record))
+    Image.new("RGB", (300, 200), "white").save(folder / f"{kind}.png")
+
+
+def test_the_report_shows_variations_and_interpolations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    results = make_results(tmp_path, seeds=(0, 1))
+    page = build("demo", results, tmp_path / "reports/demo")
+    assert 'id="exploration"' not in page.read_text()
+    explored(results / "fdm-ds-3/seed1", "vary")
+    text = build("demo", results, tmp_path / "reports/demo").read_text()
+    assert 'href="#exploration"' in text and 'id="vary-fdm-ds-3"' in text and "interpolate-" not in text
+    for name in ("ddpm", "fdm-ds-3"):
+        explored(results / name / "seed0", "interpolate")
+    # What was asked for after a seed was scored does not make it another experiment.
+    edit(
+        results / "fdm-ds-3/seed0/manifest.json",
+        lambda content: content["experiment"].update(exploration={"vary": [1]}),
+    )
+    text = build("demo", results, tmp_path / "reports/demo").read_text()
+    assert (
+        text.index('id="vary-fdm-ds-3"') < text.index('id="interpolate-ddpm"') < text.index('id="interpolate-fdm-ds-3"')
+    )
+    figures = {path.name for path in (page.parent / "figures").glob("*.png")}
+    assert {"vary-fdm-ds-3.png", "interpolate-ddpm.png", "interpolate-fdm-ds-3.png"} <= figures
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (
+            lambda run: edit(run / "vary.json", lambda content: content.update(train="0" * 16)),
+            "vary.json: is of another",
+        ),
+        (lambda run: (run / "vary.json").write_text("{"), "vary.json: not valid JSON"),
+        (lambda run: (run / "vary.png").unlink(), "vary.png: missing or damaged; run `fdm vary` for fdm-ds-2"),
+        (
+            lambda run: (run / "vary.png").write_bytes((run / "vary.png").read_bytes()[:100]),
+            "vary.png: missing or damaged",
+        ),
+    ],
+)
+def test_variations_that_do_not_belong_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], object], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    results = make_results(tmp_path)
+    explored(results / "fdm-ds-2/seed0", "vary")
+    damage(results / "fdm-ds-2/seed0")
+    with pytest.raises(UserError) as caught:
+        build("demo", results, tmp_path / "reports/demo")
+    assert said in str(caught.value) and "\n" not in str(caught.value)

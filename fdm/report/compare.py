@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from fdm.report.load import Method, Results, load
+from fdm.report.load import Method, Results, load, settings_of
 from fdm.report.numbers import Estimate, Scale, estimate, scale
 from fdm.report.plan import Plan
 from fdm.report.settings import ABSENT, flatten
@@ -119,10 +119,7 @@ def _change(values: Sequence[Sequence[float]], how: Scale) -> list[Cell]:
 
 
 def _settings(old: Results, new: Results, before: Path, after: Path) -> Table:
-    sides = [
-        {m.name: flatten({k: v for k, v in m.config.items() if k not in ("name", "title")}) for m in results.methods}
-        for results in (old, new)
-    ]
+    sides = [{m.name: flatten(settings_of(m.config)) for m in results.methods} for results in (old, new)]
     titles = {method.name: method.title for results in (old, new) for method in results.methods}
     rows = []
     for name in titles:

@@ -24,6 +24,7 @@ from fdm.report.plan import Plan
 
 CURVE = ("step", "images", "stage", "loss")
 KINDS = ("train", "sample", "evaluate")
+DRAWN = ("vary", "interpolate")
 
 
 class File(BaseModel):
@@ -118,14 +119,28 @@ class RestoredImages(File):
     shape: tuple[int, ...]
 
 
-class Restored(File):
-    """``restore.json``."""
+class Conditional(File):
+    """A record of what was made with a finished training, apart from its samples."""
 
     train: str
+
+
+class Drawn(Conditional):
+    """``vary.json`` or ``interpolate.json``; ``shape`` is (rows, columns, C, H, W)."""
+
+    shape: tuple[int, int, int, int, int]
+
+
+class Restored(Conditional):
+    """``restore.json``."""
+
     images: RestoredImages
     rounded: bool
     lpips: str | None
     tasks: tuple[Task, ...]
+
+
+Given = TypeVar("Given", bound=Conditional)
 
 
 @dataclass(frozen=True)
@@ -140,7 +155,7 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class Run:
-    """One experiment under one seed."""
+    """One experiment under one seed; ``drawn`` holds variations and interpolations by the verb that made them."""
 
     folder: Path
     seed: int
@@ -149,6 +164,7 @@ class Run:
     cost: Cost
     curve: pd.DataFrame
     restored: Restored | None = None
+    drawn: Mapping[str, Drawn] = field(default_factory=dict)
 
     def samples(self, count: int) -> np.ndarray:
         """The first ``count`` samples, uint8 (count, C, H, W)."""
@@ -250,13 +266,19 @@ def load(suite: str, results: Path, plan: Plan) -> Results:
     return Results(suite, plan.title or suite, tuple(methods), tuple(warnings), plan.ablations)
 
 
+def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a resolved experiment its scores depend on; of the rest a manifest holds what was asked when they were made."""
+    apart = ("name", "title", "restoration", "exploration")
+    return {key: value for key, value in config.items() if key not in apart}
+
+
 def _seed_folders(folder: Path) -> list[Path]:
     found = [path for path in folder.glob("seed*") if path.is_dir() and path.name[4:].isdigit()]
     return sorted(found, key=lambda path: int(path.name[4:]))
 
 
 def _settings(run: Run) -> dict[str, Any]:
-    return {key: value for key, value in run.manifest.experiment.items() if key not in ("name", "title")}
+    return settings_of(run.manifest.experiment)
 
 
 def _twins(methods: list[Method]) -> dict[str, list[str]]:
@@ -295,17 +317,22 @@ def _run(folder: Path) -> Run:
     if not metrics.features:
         raise UserError(f"{folder / 'metrics.json'}: holds no score; {again(folder, 'evaluate')}")
     curve = read_curve(folder, "training.csv", CURVE, "train")
-    return Run(folder, seed, manifest, metrics, cost, curve, _restored(folder, manifest))
+    drawn = {kind: _conditional(folder, manifest, kind, Drawn) for kind in DRAWN}
+    present = {kind: record for kind, record in drawn.items() if record}
+    return Run(
+        folder, seed, manifest, metrics, cost, curve, _conditional(folder, manifest, "restore", Restored), present
+    )
 
 
-def _restored(folder: Path, manifest: Manifest) -> Restored | None:
-    path = folder / "restore.json"
+def _conditional(folder: Path, manifest: Manifest, kind: str, model: type[Given]) -> Given | None:
+    """``<kind>.json`` where there is one, checked; ``kind`` is the verb that makes it."""
+    path = folder / f"{kind}.json"
     if not path.exists():
         return None
-    restored = read_json(path, Restored, "restore")
-    if restored.train != manifest.identities["train"]:
-        raise UserError(f"{path}: is of another training than manifest.json; {again(folder, 'restore')}")
-    return restored
+    found = read_json(path, model, kind)
+    if found.train != manifest.identities["train"]:
+        raise UserError(f"{path}: is of another training than manifest.json; {again(folder, kind)}")
+    return found
 
 
 def read_curve(folder: Path, name: str, columns: Sequence[str], kind: str) -> pd.DataFrame:

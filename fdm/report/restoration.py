@@ -1,19 +1,9 @@
-"""Restorations of a suite: one table, and one picture per experiment; nothing where no experiment was asked for them."""
+"""Restorations of a suite as a table; nothing where no experiment was asked for them."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from shutil import copyfile
-
-import numpy as np
-from PIL import Image
-
-from fdm.errors import UserError
 from fdm.report.load import Method, Restored, Results, Task
-from fdm.report.names import slug
 from fdm.report.numbers import Estimate, Kind, estimate, scale
-from fdm.report.samples import encode
-from fdm.report.section import Picture
 from fdm.report.table import Cell, Header, Row, Table
 
 COLUMNS: dict[str, tuple[str, str, Kind]] = {
@@ -56,32 +46,6 @@ def restoration_table(results: Results) -> Table | None:
         rows.append(Row(method.name, method.title, len(tasks), (Cell(what, what), Cell(said, said), *numbers)))
     first = next(run.restored for run in results.runs if run.restored)
     return Table("conditional", "Restoration without training for it", _caption(first), tuple(headers), tuple(rows))
-
-
-def sheets(results: Results, folder: Path) -> list[Picture]:
-    """The pictures ``restore.png`` of each experiment's first seed that has one, also copied to ``folder``.
-
-    Raises:
-        UserError: it is missing or damaged.
-    """
-    found = []
-    for method in results.methods:
-        run = next((run for run in method.runs if run.restored), None)
-        if run is None:
-            continue
-        path = run.folder / "restore.png"
-        try:
-            with Image.open(path) as image:
-                picture = np.asarray(image.convert("RGB"))
-        except OSError:
-            raise UserError(f"{path}: missing or damaged; run `fdm restore` again") from None
-        media, content = encode(picture)
-        height, width = picture.shape[:2]
-        copyfile(path, folder / f"restore-{slug(method.name)}.png")
-        name, alt = f"restore-{method.name}", f"Restorations with {method.title}, seed {run.seed}"
-        caption = f"Seed {run.seed}, the first images, not selected."
-        found.append(Picture(name, method.title, caption, alt, media, content, width, height, (method.name,)))
-    return found
 
 
 def _lines(method: Method) -> list[tuple[str, str, list[Task]]]:

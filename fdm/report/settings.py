@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from fdm.report.load import Method, Results
+from fdm.report.load import Method, Results, settings_of
 from fdm.report.table import Cell, Header, Row, Table
 
 ABSENT = "–"
@@ -14,10 +14,7 @@ ABSENT = "–"
 
 def settings_table(results: Results) -> Table:
     """Keys of the resolved experiments whose values are not the same everywhere."""
-    flat = {
-        method.name: flatten({k: v for k, v in method.config.items() if k not in ("name", "title")})
-        for method in results.methods
-    }
+    flat = {method.name: flatten(settings_of(method.config)) for method in results.methods}
     keys = list(dict.fromkeys(key for values in flat.values() for key in values))
     differing = [key for key in keys if len({values.get(key, ABSENT) for values in flat.values()}) > 1]
     rows = [

@@ -26,8 +26,10 @@ class Reverse:
     """A reverse process, ready to run from any event of its plan to any other.
 
     Attributes:
+        denoise: without class, where the network knows classes.
         clip: limit predicted signals to [-1, 1].
         tick: called after every event.
+        told: global sample indices -> the denoiser that is told their classes, and guided, as when they are sampled.
     """
 
     process: Process
@@ -39,6 +41,11 @@ class Reverse:
     device: torch.device | str = "cpu"
     dtype: torch.dtype = torch.float32
     tick: Callable[[], None] = lambda: None
+    told: Callable[[Sequence[int]], Denoiser] | None = None
+
+    def of(self, samples: Sequence[int]) -> Reverse:
+        """The reverse process that ``fdm sample`` runs for these samples."""
+        return replace(self, denoise=self.told(samples)) if self.told else self
 
     def noise(self, samples: Sequence[int], event: int, shape: Sequence[int]) -> Tensor:
         """White noise of an event: 0 is the prior, n + 1 the event ``plan[n]``."""
@@ -104,7 +111,7 @@ def restore(
 ) -> Images:
     """Images (B, C, H, W) for measurements y (B, …): the reverse process from the stage whose signal is y.
 
-    Unprojected, y enters through the first state alone. Projected, every predicted signal is moved to f(x) = y, the last
+    A network that knows classes is told none. Unprojected, y enters through the first state alone. Projected, every predicted signal is moved to f(x) = y, the last
     one too, so that the result is consistent with y.
 
     Args:
@@ -167,6 +174,7 @@ def vary(reverse: Reverse, stage: int, samples: Sequence[int], variants: int) ->
     Raises:
         ValueError: the reverse process does not go on from the start of that stage.
     """
+    reverse = reverse.of(samples)
     hold = reverse.index(stage, reverse.process.stages[stage].start)
     held = reverse.follow(reverse.prior(samples), samples, stop=hold)
     images = []
@@ -180,9 +188,10 @@ def vary(reverse: Reverse, stage: int, samples: Sequence[int], variants: int) ->
 def interpolate(reverse: Reverse, sample: int, other: int, points: int) -> Float[Tensor, "points c h w"]:
     """Images along the great circle between the priors of two samples, at the coarsest stage.
 
-    All later noise is that of ``sample``, which is the first image; the last is ``other``'s prior with that noise. It takes
+    All later noise, and the class, are those of ``sample``, which is the first image; the last is ``other``'s prior with that noise. It takes
     a solver that draws no noise inside stages: the others forget the prior within a few steps.
     """
+    reverse = reverse.of([sample] * points)
     first, last = (reverse.prior([index]).z for index in (sample, other))
     z = torch.cat([slerp(first, last, n / (points - 1)) for n in range(points)])
     return reverse.process.finish(reverse.follow(State(z), [sample] * points).z)

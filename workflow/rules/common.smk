@@ -16,6 +16,7 @@ from fdm.pretrained import pretraining_of
 from fdm.restoration import restoration_of
 from fdm.runs import Run
 from fdm.sources import PACKAGE, source_version
+from fdm.variations import Interpolations, Variations
 
 DEFAULTS = {"suite": "digits", "overrides": [], "threads": 1}
 for key in config:
@@ -33,7 +34,16 @@ AUTOENCODER = ["autoencoder.safetensors", "pretrain.json"]
 PAGE = PACKAGE / "report"  # template, style and script are not Python, but part of the page
 PRETRAIN_REPORTED = ["autoencoder.csv", "reconstructions.png", "pretrain.json"]
 RUNS = [(name, seed) for name in SUITE.experiments for seed in SUITE.seeds]
-RESTORING = [run for run in RUNS if SUITE.experiments[run[0]].restoration.stages]
+
+
+def extras(name):
+    """Steps beyond its scores that an experiment asks for."""
+    e = SUITE.experiments[name]
+    asked = {"restore": e.restoration.stages, "vary": e.exploration.vary, "interpolate": e.exploration.interpolate}
+    return [step for step, wish in asked.items() if wish]
+
+
+EXTRAS = [(step, *run) for run in RUNS for step in extras(run[0])]
 
 
 def overrides(wildcards, input):
@@ -64,7 +74,10 @@ def wanted(step, name, seed):
     """Identity of what a step would make now; None while the data are not prepared."""
     try:
         run = Run(SUITE.experiments[name], int(seed))
-        return restoration_of(run, CHANGES).identity if step == "restore" else getattr(run, f"{step}_identity")
+        if step == "restore":
+            return restoration_of(run, CHANGES).identity
+        explorations = {"vary": Variations, "interpolate": Interpolations}
+        return explorations[step](run).identity if step in explorations else getattr(run, f"{step}_identity")
     except UserError:
         return None
 
@@ -177,14 +190,14 @@ def ilvr_baseline(wildcards):
 
 
 def metrics(_):
-    """Input: the scores of every run, and its restorations where they are asked for."""
+    """Input: the scores of every run, and what else is asked of it."""
     scores = [path for run in RUNS for path in files("evaluate", *run, "metrics.json")]
-    return scores + restorations()
+    return scores + extra_files()
 
 
-def restorations():
-    """Restorations of the runs that are asked for them."""
-    return [path for run in RESTORING for path in files("restore", *run, "restore.json", "restore.png")]
+def extra_files():
+    """Restorations, variations and interpolations of the runs that are asked for them."""
+    return [path for step, *run in EXTRAS for path in files(step, *run, f"{step}.json", f"{step}.png")]
 
 
 def report_identity(wildcards=None):
@@ -192,7 +205,7 @@ def report_identity(wildcards=None):
     ablations = [ablation.model_dump(mode="json") for ablation in SUITE.ablations.values()]
     claims = Path("params/claims.yaml")
     said = claims.read_text(encoding="utf-8") if claims.is_file() else ""
-    steps = [("evaluate", *run) for run in RUNS] + [("restore", *run) for run in RESTORING]
+    steps = [("evaluate", *run) for run in RUNS] + EXTRAS
     runs = [wanted(*step) or made(*step) for step in steps]
     page = [path.read_text() for path in sorted(PAGE.iterdir()) if path.suffix in (".j2", ".css", ".js")]
     return identity(titles, ablations, said, runs, source_version("report"), page)

@@ -8,7 +8,7 @@ rule report:
             + files("evaluate", *run, "metrics.json", "cost.json", "neighbours.npz", "forward.npz", "manifest.json")
             + (files("pretrain", *run, *PRETRAIN_REPORTED) if PRETRAININGS[run[0]] else [])
         ]
-        + restorations(),
+        + extra_files(),
     output:
         record="reports/{suite}/.identity",
         page="reports/{suite}/index.html",
