@@ -25,7 +25,7 @@ from fdm.processes.scale_space import Config as ScaleSpaceConfig
 from fdm.processes.staged import Config as StagedConfig
 from fdm.sampling.conditional import Reverse, ilvr, interpolate, project, require_plain, restore, slerp, start, vary
 from fdm.sampling.sampler import draw
-from fdm.sampling.solvers import build_solver
+from fdm.sampling.solvers import Denoiser, build_solver
 
 BLUR = {"kind": "blur", "width": 0.8}
 RESIZE = {"kind": "resize"}
@@ -274,6 +274,23 @@ def test_the_first_variation_is_the_sample_itself() -> None:
     run = replace(run, denoise=lambda z, t, stage: exact(z.double(), t, stage).float())
     sample = draw(process, run.denoise, run.solver, run.plan, 0, range(3), clip=False)
     assert torch.equal(vary(run, 2, range(3), 2)[0], sample)
+
+
+def test_variations_and_interpolations_keep_the_classes_of_their_samples() -> None:
+    """Class c adds c to every output; the sample of index i has class i mod 3, whatever it is varied into."""
+    process = PROCESSES["box-2"][0]
+    exact = reverse(process, image_covariance(8, 1), 12, "ddim")
+
+    def told(samples: Sequence[int]) -> Denoiser:
+        shift = torch.tensor([index % 3 for index in samples]).reshape(-1, 1, 1, 1)
+        return lambda z, t, stage: exact.denoise(z.double(), t, stage).float() + shift
+
+    run = replace(exact, dtype=torch.float32, denoise=told([0]), told=told)
+    samples = draw(process, told(range(5)), run.solver, run.plan, 0, range(5), clip=False)
+    assert torch.equal(vary(run, 1, range(5), 2)[0], samples)
+    for sample in (1, 2):
+        assert torch.allclose(interpolate(run, sample, 4, 3)[0], samples[sample], atol=1e-5)
+    assert not torch.allclose(vary(replace(run, told=None), 1, range(5), 2)[0], samples, atol=1e-2)
 
 
 def test_slerp_keeps_norms_and_angles() -> None:
