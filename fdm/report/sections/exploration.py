@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fdm.report.section import Canvas, Gallery, Picture, Section
 from fdm.report.sheets import sheet
 
@@ -36,5 +38,6 @@ def _pictures(canvas: Canvas, kind: str) -> list[Picture]:
         run = next((run for run in method.runs if kind in run.drawn), None)
         if run:
             caption = f"{what} of the first samples, not selected; seed {run.seed}."
-            found.append(sheet(method, run, kind, what, caption, canvas.folder))
+            picture = sheet(method, run, kind, what, caption, canvas.folder)
+            found.append(replace(picture, title=f"{method.title}: {what.lower()}"))
     return found
