@@ -337,7 +337,7 @@ def test_a_network_for_every_stage() -> None:
     generator = torch.Generator().manual_seed(0)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.1, generator=generator)
-    flops = flops_per_evaluation(network, process)
+    flops = flops_per_evaluation(network, process.stages)
     alone = [UNet(SMALL, stage.shape[1], (stage,)) for stage in process.stages]
     assert sum(p.numel() for p in network.parameters()) == sum(p.numel() for one in alone for p in one.parameters())
     for stage, one in zip(process.stages, alone, strict=True):
@@ -347,7 +347,7 @@ def test_a_network_for_every_stage() -> None:
         output = network(z, stage.start + u * stage.length, stage.index)
         assert output.shape == (2, 3, *stage.shape[1:])
         torch.testing.assert_close(output, one(z, u, 0), rtol=1e-4, atol=1e-4)
-        assert flops[stage.index] == flops_per_evaluation(one, plain)[0]
+        assert flops[stage.index] == flops_per_evaluation(one, plain.stages)[0]
         network.zero_grad()
         output.square().mean().backward()
         trained = {name for name, p in network.named_parameters() if p.grad is not None and p.grad.any()}

@@ -319,7 +319,7 @@ def test_guidance_costs_what_the_counter_counts(project: Path) -> None:
 
         draw(process, counting, build_solver(experiment.sampling), process.plan(9), 0, range(2))
         assert cost["flops_per_sample"] == counted / 2 > 0 and cost["evaluations_per_sample"] == 9 * passes
-        assert cost["flops_per_evaluation"]["0"] == flops_per_evaluation(network, process)[0]
+        assert cost["flops_per_evaluation"]["0"] == flops_per_evaluation(network, process.stages)[0]
 
 
 def test_no_class_is_no_label(project: Path) -> None:
