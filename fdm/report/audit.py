@@ -21,9 +21,10 @@ Grid = list[list[str]]
 
 def digests(folder: Path) -> dict[str, str]:
     """SHA-256 of every file of a report but its record and hidden files, by path relative to ``folder``."""
-    paths = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    # Snakemake leaves a hidden file in each folder that it made.
+    paths = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith("."))
     names = {path.relative_to(folder).as_posix(): path for path in paths}
-    return {name: _sha256(path) for name, path in names.items() if name != RECORD and not name.startswith(".")}
+    return {name: _sha256(path) for name, path in names.items() if name != RECORD}
 
 
 def record(results: Results, folder: Path) -> dict[str, Any]:
