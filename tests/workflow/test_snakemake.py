@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import random
 import shutil
@@ -112,6 +113,18 @@ def test_a_change_reruns_what_it_touches(
 def test_a_missing_file_is_made_again(repository: Repository) -> None:
     (repository.root / "results/smoke/ddpm/seed0/metrics.json").unlink()
     assert repository.plan() == {"evaluate": 1, "report": 1}
+
+
+def test_marks_of_a_killed_driver_hide_nothing(repository: Repository) -> None:
+    """Killed after a training had written its files, and before Snakemake noted that it had ended."""
+    folder = repository.root / "results/smoke/ddpm/seed0"
+    marks = repository.root / ".snakemake/incomplete"
+    marks.mkdir(parents=True, exist_ok=True)
+    for name in ("train.json", "model.safetensors", "training.csv"):
+        (marks / base64.urlsafe_b64encode(f"results/smoke/ddpm/seed0/{name}".encode()).decode()).touch()
+    for name in ("sample.json", "samples.npy", "metrics.json"):
+        (folder / name).unlink()
+    assert repository.plan() == {"sample": 1, "evaluate": 1, "report": 1}
 
 
 def test_other_results_in_the_place_are_replaced(repository: Repository) -> None:

@@ -218,6 +218,29 @@ def report_page(_):
     return unless(stale, f"reports/{SUITE.name}/index.html")
 
 
+def forget_incomplete():
+    """Drop Snakemake's marks on outputs of steps that were running when a driver was killed.
+
+    Outputs appear whole or not at all, and their records say what they are. The marks would force those steps alone: what comes
+    after them would wait for one more call.
+    """
+    marks = Path(".snakemake/incomplete")
+    if not marks.is_dir():
+        return
+    lock = FileLock(".snakemake/driver.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return  # they belong to a driver that is at work
+    for mark in marks.rglob("*"):
+        if mark.is_file():
+            mark.unlink()
+    lock.release()
+
+
+forget_incomplete()
+
+
 def claim_working_tree():
     """One driver at a time, and only once the jobs of a killed one have ended.
 
