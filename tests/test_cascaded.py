@@ -196,7 +196,7 @@ def test_the_network_target_determines_the_data(process: Cascaded, data: st.Data
     example = process.example(x, times(t, 2), stage.index, eps)
     assert example.target.shape[1:] == (stage.outputs, *stage.shape[1:])
     found = process.predict(example.target, example.z, t, stage.index, clip=False)
-    torch.testing.assert_close(found.clean, process.signals(x)[stage.index], rtol=0, atol=1e-9)
+    torch.testing.assert_close(found.clean, process.signals(x)[stage.index], rtol=0, atol=1e-10)
     assert float(process.predict(9 * example.target, example.z, t, stage.index, clip=True).clean.abs().max()) <= 1
 
 
