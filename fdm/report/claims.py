@@ -186,16 +186,15 @@ def judge(claim: Claim, results: Results) -> Verdict:
 def claims_table(claims: Claims, results: Results) -> Table:
     """All claims, paper by paper."""
     headers = (
-        Header("paper", "Paper", numeric=False),
-        Header("source", "Where", numeric=False),
-        Header("published", "Published", numeric=False),
-        Header("compared", "Compared", numeric=False),
+        Header("verdict", "Verdict", numeric=False),
+        Header("reason", "Why", numeric=False),
         Header("measured", "Measured: ratio [95 % interval]", numeric=False),
+        Header("compared", "Compared", numeric=False),
         Header("paired_seeds", "Seeds", numeric=False),
         Header("samples", "Samples", numeric=False),
         Header("scale", "Scale", numeric=False),
-        Header("verdict", "Verdict", numeric=False),
-        Header("reason", "Why", numeric=False),
+        Header("source", "Source", numeric=False),
+        Header("published", "Published", numeric=False),
     )
     rows = []
     for name, claim in claims.claims.items():
@@ -203,16 +202,15 @@ def claims_table(claims: Claims, results: Results) -> Table:
         seeds = min((item.ratio.count for item in verdict.evidence), default=0)
         samples = min((item.samples for item in verdict.evidence), default=0)
         texts = (
-            f"{paper.title}, arXiv {paper.arxiv}",
-            claim.source,
-            claim.published,
-            f"{pair[0].title} / {pair[1].title}" if pair else "",
+            verdict.word,
+            verdict.reason,
             "; ".join(map(str, verdict.evidence)),
+            f"{pair[0].title} / {pair[1].title}" if pair else "",
             str(seeds or ""),
             f"{samples:,}" if samples else "",
             _scale(pair[0]) if pair else "",
-            verdict.word,
-            verdict.reason,
+            f"{paper.title}, arXiv {paper.arxiv}: {claim.source}",
+            claim.published,
         )
         behind = tuple(method.name for method in pair or results.methods)
         rows.append(Row(name, claim.claim, seeds, tuple(Cell(text or "–", text) for text in texts), behind))
@@ -220,8 +218,8 @@ def claims_table(claims: Claims, results: Results) -> Table:
         "claims",
         "Claims of the papers",
         "A claim is reproduced if the whole 95 % interval of the ratio, paired over seeds, lies below the claimed bound; not "
-        "reproduced if it does not (also where the data are too few to tell); not testable where this suite lacks the "
-        "images, the comparison, the seeds or the samples. A verdict holds for the scale in its row, not for the paper's.",
+        "reproduced if the whole interval lies above it; not testable where the interval holds the bound, or where this suite lacks "
+        "the images, the comparison, the seeds or the samples. A verdict holds for the scale in its row, not for the paper's.",
         headers,
         tuple(rows),
         "Claim",
