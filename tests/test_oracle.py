@@ -14,6 +14,7 @@ from fdm.evaluation.oracle import (
     ExactDenoiser,
     calibration_images,
     image_covariance,
+    limit,
     relative_error,
     sample_covariance,
     to_columns,
@@ -150,3 +151,13 @@ def test_covariance_has_the_stated_variance() -> None:
     assert float(covariance.diagonal(dim1=1, dim2=2).mean()) == pytest.approx(0.25, rel=1e-12)
     x = torch.randn(2, 12, 5, dtype=torch.float64)[:, :9]
     torch.testing.assert_close(to_columns(to_images(x, 3)), x)
+
+
+def test_a_limit_is_not_seen_where_an_error_only_falls_slowly_or_more_slowly_than_before() -> None:
+    steps = (50, 200, 1000)
+    assert limit({n: 3 * n**-0.7 for n in steps}) is None, "slower than 1 / N, and to nothing"
+    assert limit({n: 9 / n**2 + 0.01 / n for n in steps}) is None, "second order, then first"
+    assert limit({n: 5 / n for n in steps}) is None
+    assert limit({n: 0.004 + 5 / n for n in steps}) == pytest.approx(0.004)
+    assert limit({n: 0.02 + 5 / n for n in steps[1:]}) == pytest.approx(0.02), "two numbers take 1 / N for granted"
+    assert limit({50: 0.03, 200: 0.02, 1000: 0.04}) > 0.04, "it grows"

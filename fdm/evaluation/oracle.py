@@ -328,20 +328,20 @@ def verify(
 def limit(errors: Mapping[int, float]) -> float | None:
     """The limit of E for many steps, where it is a notable share of the last error; else None.
 
-    E = floor + a / N^p through the last three numbers of evaluations. Two leave p open; p = 1 is then assumed, and an error that
-    falls more slowly than 1 / N all the way down is taken for one that stops.
+    The smaller of two extrapolations, of which each is fooled where the other is not: E = floor + a / N through the last two
+    numbers of evaluations (fooled by errors that fall more slowly than 1 / N all the way down), and E = floor + a / N^p
+    through the last three, where there are three (fooled by an order that falls from 2 to 1).
     """
     counts, values = np.array(list(errors))[-3:], np.array(list(errors.values()))[-3:]
-    if len(values) == 2 or values[-1] >= values[-2]:
-        (n1, n2), (e1, e2) = counts[-2:], values[-2:]
-        floor = float((n2 * e2 - n1 * e1) / (n2 - n1))
-    else:
+    (n1, n2), (e1, e2) = counts[-2:], values[-2:]
+    floor = float((n2 * e2 - n1 * e1) / (n2 - n1))
+    if len(values) == 3 and e2 < e1:
 
         def slowing(floor: float) -> float:
             """How much the order falls from the first pair to the second once ``floor`` is taken off; 0 at the fit."""
             orders = -np.diff(np.log(values - floor)) / np.diff(np.log(counts))
             return float(orders[0] - orders[1])
 
-        top = float(values[-1]) * (1 - 1e-9)
-        floor = brentq(slowing, 0.0, top) if slowing(0.0) > 0 > slowing(top) else 0.0
-    return floor if floor > FLOOR_SHARE * values[-1] else None
+        top = float(e2) * (1 - 1e-9)
+        floor = min(floor, brentq(slowing, 0.0, top) if slowing(0.0) > 0 > slowing(top) else 0.0)
+    return floor if floor > FLOOR_SHARE * e2 else None
