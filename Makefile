@@ -61,7 +61,7 @@ format: $(STAMP) ## Put code into the house style
 .PHONY: lock
 lock: $(STAMP) ## Resolve requirements.lock anew from pyproject.toml
 	uv pip compile -q --universal --fork-strategy fewest --generate-hashes --python-version 3.11 --no-header --extra dev \
-	    --no-emit-index-url --no-emit-find-links pyproject.toml -o requirements.lock
+	    pyproject.toml -o requirements.lock
 
 .PHONY: schema
 schema: $(STAMP) ## Write params/schema.json from the configuration models

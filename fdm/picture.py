@@ -1,4 +1,4 @@
-"""Pictures of images in labelled rows."""
+"""Pictures of many images: grids, and labelled rows."""
 
 from __future__ import annotations
 
@@ -11,6 +11,27 @@ from PIL import Image, ImageDraw, ImageFont
 from fdm.store import write_atomic
 
 CELL, GAP, MARGIN, SIZE = 64, 4, 120, 14
+
+
+def save_grid(path: Path, images: np.ndarray, columns: int = 8, rows: Sequence[Sequence[int]] | None = None) -> None:
+    """A PNG of some of the images (N, C, H, W) uint8, with a two-pixel gap.
+
+    Args:
+        rows: indices of the images in each row; default: the first columns**2, row by row.
+    """
+    count, channels, height, width = images.shape
+    if rows is None:
+        shown = range(min(count, columns * columns))
+        rows = [shown[start : start + columns] for start in range(0, len(shown), columns)]
+    sheet = np.full((len(rows) * (height + 2) + 2, columns * (width + 2) + 2, channels), 128, dtype=np.uint8)
+    for down, row in enumerate(rows):
+        for across, index in enumerate(row):
+            top, left = 2 + down * (height + 2), 2 + across * (width + 2)
+            sheet[top : top + height, left : left + width] = images[index].transpose(1, 2, 0)
+    picture = Image.fromarray(sheet if channels == 3 else sheet[:, :, 0])
+    scale = max(1, 512 // picture.width)
+    picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+    write_atomic(path, lambda part: picture.save(part, format="PNG"))
 
 
 def labelled_rows(path: Path, rows: Sequence[tuple[str, np.ndarray]]) -> None:

@@ -168,7 +168,7 @@ class AutoencoderRun:
 
     def _score(self, folder: Path, held_out: np.ndarray) -> dict[str, Any]:
         from fdm.evaluation.reconstruction import codebook_scores, feature_scores, psnr, reconstruct
-        from fdm.sampling.sampler import save_grid
+        from fdm.picture import save_grid
 
         model = load_autoencoder(folder / MODEL, self.identity, self.needed, self.device)
         x = self._signals(held_out)

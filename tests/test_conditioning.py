@@ -23,6 +23,7 @@ from fdm.errors import UserError
 from fdm.evaluation.cost import cost_of_run, flops_per_evaluation
 from fdm.experiment import Experiment, load_experiment
 from fdm.networks.unet import NO_CLASS, UNet
+from fdm.picture import save_grid
 from fdm.processes import Process, build_process
 from fdm.report.load import Cost, Manifest, Metrics, Record
 from fdm.report.load import Run as ReportedRun
@@ -30,7 +31,7 @@ from fdm.report.samples import grid, shown
 from fdm.rng import step_generator, training_order
 from fdm.runs import Run
 from fdm.sampling.classes import class_cycle, class_rows, classes_of
-from fdm.sampling.sampler import class_denoiser, draw, network_denoiser, save_grid
+from fdm.sampling.sampler import class_denoiser, draw, network_denoiser
 from fdm.sampling.solvers import build_solver
 from fdm.training.checkpoint import load_tensors
 from fdm.training.labels import training_labels

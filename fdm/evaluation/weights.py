@@ -7,7 +7,6 @@ unpickled or run as TorchScript before its sha256 has been compared with the pin
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import shutil
@@ -29,7 +28,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, Basic
 
 from fdm.errors import UserError
 from fdm.networks.perceptual import efficientnet
-from fdm.store import write_atomic
+from fdm.store import sha256, write_atomic
 
 __all__ = ["efficientnet", "inception_network", "inception_weights"]
 
@@ -78,7 +77,7 @@ def inception_weights(downloads: Path) -> Path:
         return Path(given)
     converted, release = downloads / CONVERTED, downloads / Path(URL_INCEPTION_V3).name
     for path, pin in ((converted, SHA256_CONVERTED), (release, SHA256_FIDELITY)):
-        if path.is_file() and _sha256(path) == pin:
+        if path.is_file() and sha256(path) == pin:
             return path
     failures = []
     for source, fetch, target in (
@@ -117,7 +116,7 @@ def inception_network(weights: Path, features: tuple[str, ...] = ("2048",)) -> F
         UserError: ``weights`` is not one of the pinned files, or the network does not compute what it should.
     """
     network = _Inception(features)
-    digest = _sha256(weights)
+    digest = sha256(weights)
     if digest == SHA256_CONVERTED:
         state = load_file(weights)
     elif digest == SHA256_FIDELITY:
@@ -186,14 +185,9 @@ def _from_script(path: Path) -> dict[str, Tensor]:
 
 
 def _pinned(path: Path, pin: str) -> Path:
-    if _sha256(path) != pin:
+    if sha256(path) != pin:
         raise ValueError(f"{path.name} is not the expected file (sha256 differs)")
     return path
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _reason(error: Exception) -> str:

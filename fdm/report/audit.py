@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import re
@@ -14,6 +13,7 @@ from typing import Any
 
 from fdm.errors import UserError
 from fdm.report.load import Results, Run
+from fdm.store import sha256
 
 RECORD = "manifest.json"
 Grid = list[list[str]]
@@ -24,7 +24,7 @@ def digests(folder: Path) -> dict[str, str]:
     # Snakemake leaves a hidden file in each folder that it made.
     paths = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith("."))
     names = {path.relative_to(folder).as_posix(): path for path in paths}
-    return {name: _sha256(path) for name, path in names.items() if name != RECORD}
+    return {name: sha256(path) for name, path in names.items() if name != RECORD}
 
 
 def record(results: Results, folder: Path) -> dict[str, Any]:
@@ -154,12 +154,7 @@ class _Page(HTMLParser):
 def _sources(run: Run) -> dict[str, str]:
     """Digests of the files of a run, but for weights, which no report reads."""
     files = (path for path in sorted(run.folder.iterdir()) if path.is_file() and path.suffix != ".safetensors")
-    return {path.name: _sha256(path) for path in files}
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return {path.name: sha256(path) for path in files}
 
 
 def _read(folder: Path) -> dict[str, Any]:

@@ -16,10 +16,11 @@ from fdm.config import SamplingConfig
 from fdm.data import to_uint8
 from fdm.device import peak_memory, stopwatch
 from fdm.errors import UserError
+from fdm.picture import save_grid
 from fdm.processes import Process
 from fdm.progress import Progress
 from fdm.sampling.classes import class_rows
-from fdm.sampling.sampler import Trajectory, draw, save_grid
+from fdm.sampling.sampler import Trajectory, draw
 from fdm.sampling.solvers import Denoiser, build_solver
 from fdm.store import write_atomic
 
