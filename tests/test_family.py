@@ -17,10 +17,12 @@ from torch import Tensor
 
 from fdm.config import SamplingConfig
 from fdm.data import open_store, to_float
+from fdm.evaluation.forward import write_forward
 from fdm.evaluation.oracle import image_covariance, verify
 from fdm.evaluation.verify import verification_process
 from fdm.experiment import load_experiment, load_methods
 from fdm.processes import Process, build_process
+from fdm.report.extras import load_forward
 from fdm.sampling.sampler import draw, network_denoiser
 from fdm.sampling.solvers import build_solver
 from fdm.training.autoencoder import AutoencoderTrainer
@@ -110,7 +112,10 @@ def test_one_table_of_all(project: Path, fdm: Callable[..., subprocess.Completed
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_few_hundred_steps_beat_predicting_the_mean_and_every_solver_samples(family: Path, name: str) -> None:
-    """On real images; samples are finite, of the data's shape and near its range, with any weights and with trained ones."""
+    """On real images; samples are finite, of the data's shape and near its range, with any weights and with trained ones.
+
+    The report can read what evaluation says of the forward process.
+    """
     images = pixels(family)
     one = trainer(name, images)
     wild = copy.deepcopy(one.network)
@@ -122,6 +127,10 @@ def test_a_few_hundred_steps_beat_predicting_the_mean_and_every_solver_samples(f
     mine, constant = losses(one, images)
     assert mine < 0.98 * constant, (mine, constant)
     assert check_samples(one.process, one.network, images) < 4
+    experiment = load_experiment(f"family:{name}")
+    write_forward(family / "forward.npz", one.process, experiment.method, experiment.sampling, to_float(images[:8]))
+    frames = load_forward(family / "forward.npz", "run it again").frames
+    assert len(frames) == 3 * sum(stage.length > 0 for stage in one.process.stages)
 
 
 def losses(one: Trainer, images: Tensor) -> tuple[float, float]:

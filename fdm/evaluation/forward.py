@@ -34,7 +34,7 @@ ORACLE_SIDE = 8
 ORACLE_STEPS = (10, 30, 100, 300)
 """The error of every experiment's own solver, on images small enough for every evaluation to afford it."""
 EARLIEST = 1e-3
-"""First time that is looked at: at t = 0 there is no noise, and signal over noise is infinite."""
+"""First time that is looked at, after that of data, where there is no noise and signal over noise is infinite."""
 QUANTISATION = (2 / 255) ** 2 / 12
 """Variance of rounding [-1, 1] to 256 levels."""
 
@@ -49,7 +49,7 @@ def write_forward(
     closed form; ``oracle_steps`` and ``oracle_error``, E(N) of the experiment's solver on 8x8 images, and ``oracle_floor``, its structural limit (not a number: none); ``image_side`` and ``image_information`` (L,), of clean 8-bit images. ``frame_t``, ``frame_stage`` and
     ``z_<j>``: noisy states of the first images at start, middle and end of each stage, with the same noise for every method.
     """
-    moments = [(float(t), stage) for stage in process.stages if stage.length > 0 for t in _times(stage)]
+    moments = [(float(t), stage) for stage in process.stages if stage.length > 0 for t in _times(process, stage)]
     arrays: dict[str, np.ndarray] = {
         "t": np.array([t for t, _ in moments]),
         "stage": np.array([stage.index for _, stage in moments]),
@@ -59,7 +59,7 @@ def write_forward(
         **_oracle(method, sampling, images.shape[1], min(ORACLE_SIDE, images.shape[-1])),
     }
     frames = [
-        (max(stage.start + share * stage.length, EARLIEST), stage)
+        (max(stage.start + share * stage.length, _first(process, stage)), stage)
         for stage in process.stages
         if stage.length > 0
         for share in (0.0, 0.5, 1.0)
@@ -149,10 +149,15 @@ def _down(side: int, small: int) -> Float[Tensor, "m n"]:
     return torch.kron(matrix, matrix)
 
 
-def _times(stage: Stage) -> np.ndarray:
+def _first(process: Process, stage: Stage) -> float:
+    """Where ``stage`` starts to be looked at."""
+    return max(stage.start, process.data_time(stage.index) + EARLIEST)
+
+
+def _times(process: Process, stage: Stage) -> np.ndarray:
     """Both ends and times between, closer together towards data, where signal over noise changes fastest."""
     share = np.linspace(0, 1, max(3, round(POINTS * stage.length))) ** 2
-    first = max(stage.start, EARLIEST)
+    first = _first(process, stage)
     return np.append(first + (stage.end - first) * share[:-1], stage.end)
 
 

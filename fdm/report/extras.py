@@ -49,7 +49,8 @@ class Neighbours:
 
 def forwards(results: Results) -> list[tuple[Method, Forward]]:
     """Of each method's first run; empty where the results are older than the file."""
-    return [(method, _forward(method.runs[0])) for method in _with("forward.npz", results)]
+    runs = [(method, method.runs[0]) for method in _with("forward.npz", results)]
+    return [(method, load_forward(run.folder / "forward.npz", _again(run))) for method, run in runs]
 
 
 def neighbours(results: Results) -> list[tuple[Method, Neighbours]]:
@@ -63,13 +64,17 @@ def _with(name: str, results: Results) -> Sequence[Method]:
     return results.methods if any(there) else ()
 
 
-def _forward(run: Run) -> Forward:
-    path = run.folder / "forward.npz"
+def load_forward(path: Path, again: str) -> Forward:
+    """``forward.npz`` at ``path``; ``again`` says how to make it anew.
+
+    Raises:
+        UserError: it is missing or damaged, or has values that are not finite.
+    """
     arrays = _read(path, ARRAYS, "z_")
     frames = [arrays[f"z_{j}"].astype(np.float32) for j in range(len(arrays["frame_t"]))]
     known = [arrays[name] for name in ("t", "energy", "image_information", "oracle_error")] + frames
     if not len(arrays["t"]) or not all(np.isfinite(array).all() for array in known):
-        raise UserError(f"{path}: empty, or with values that are not finite; {_again(run)}")
+        raise UserError(f"{path}: empty, or with values that are not finite; {again}")
     return Forward(**{name: arrays[name] for name in ARRAYS}, frames=frames)
 
 
