@@ -51,3 +51,11 @@ rule results:
 
 onstart:
     claim_working_tree()
+
+
+onsuccess:
+    stop_clocks()
+
+
+onerror:
+    stop_clocks()

@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import sys
+import threading
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -261,3 +262,10 @@ def claim_working_tree():
             print(f"waiting for a job that an earlier run left behind in {path.parent}", file=sys.stderr, flush=True)
             lock.acquire()
         lock.release()
+
+
+def stop_clocks():
+    """Snakemake's clocks (workflow/profiles/default) would hold up its exit for a minute."""
+    for thread in threading.enumerate():
+        if isinstance(thread, threading.Timer):
+            thread.cancel()
