@@ -31,6 +31,8 @@ LAUNCHER = "FDM_LAUNCHER"
 """The launching process's number, in the environment of those that it starts."""
 GRACE_SECONDS = 15.0
 """After one process has failed, the others have so long to end by themselves."""
+HEARING_SECONDS = 10.0
+"""Rank zero has so long to name an error that all processes meet before they are connected."""
 _PR_SET_PDEATHSIG = 1  # from <sys/prctl.h>
 
 
@@ -62,6 +64,7 @@ class Layout:
             yield
         except UserError as error:
             if self.rank:
+                time.sleep(HEARING_SECONDS)  # torchrun ends all of them with the first
                 raise Elsewhere(str(error)) from error
             raise
 
@@ -174,14 +177,13 @@ def launch(several: Layout) -> int:
     )
     environment = {**os.environ, **first, LAUNCHER: str(os.getpid())}
     words = [sys.executable, *sys.orig_argv[1:]]
-    with _handed_on() as processes:
-        for rank in range(several.devices):
-            # In a group of its own: a Ctrl-C would reach it twice otherwise, from the terminal and from here.
-            processes.append(
-                subprocess.Popen(
-                    words, env={**environment, "LOCAL_RANK": str(rank)}, stdin=subprocess.DEVNULL, process_group=0
-                )
-            )
+    # Each in a group of its own: a Ctrl-C would reach it twice otherwise, from the terminal and from here. Before signals are handed on:
+    # a process is started with those ignored that are ignored here.
+    processes = [
+        subprocess.Popen(words, env={**environment, "LOCAL_RANK": str(rank)}, stdin=subprocess.DEVNULL, process_group=0)
+        for rank in range(several.devices)
+    ]
+    with _handed_on(processes):
         statuses = _wait(processes)
     killed = next((k for k, status in enumerate(statuses) if status < 0), None)
     kept = "the state that was saved last is kept, the same command goes on from there"
@@ -209,9 +211,8 @@ def _wait(processes: list[subprocess.Popen[bytes]]) -> list[int]:
 
 
 @contextlib.contextmanager
-def _handed_on() -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Hand signals on to the processes in the list."""
-    processes: list[subprocess.Popen[bytes]] = []
+def _handed_on(processes: list[subprocess.Popen[bytes]]) -> Iterator[None]:
+    """Hand signals on to ``processes``."""
 
     def forward(number: int, frame: FrameType | None) -> None:
         for process in processes:
@@ -219,7 +220,7 @@ def _handed_on() -> Iterator[list[subprocess.Popen[bytes]]]:
 
     old = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
     try:
-        yield processes
+        yield
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
