@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import FrameType
@@ -122,13 +123,12 @@ def check_devices(device: torch.device, layout: Layout) -> None:
         raise UserError(f"--devices {layout.devices}: torch finds {torch.cuda.device_count()} GPUs on this machine")
 
 
-def connect(layout: Layout, device: torch.device, precision: Any, stages: int) -> Fabric:
+def connect(layout: Layout, device: torch.device, precision: Any) -> Fabric:
     """Connect the processes of ``layout``, each on a device of its own.
 
     Args:
         device: "cpu" or "cuda".
         precision: as Lightning names it.
-        stages: of the process that is trained; with more than one a step leaves parameters unused.
 
     Raises:
         UserError: there are not so many devices, or the processes cannot reach each other.
@@ -147,6 +147,10 @@ def connect(layout: Layout, device: torch.device, precision: Any, stages: int) -
     if layout.world == 1:
         return Fabric(accelerator=device.type, devices=1, precision=precision, plugins=[own])
     check_devices(device, layout)
+    # A step of one stage leaves parameters of others unused. Where none are, looking for them still keeps the order in which
+    # gradients are added up, which would else change after the first step, and be another after a run is resumed.
+    strategy = DDPStrategy(find_unused_parameters=True)
+    warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
     try:
         environment: ClusterEnvironment = own
         if TorchElasticEnvironment.detect():
@@ -158,7 +162,7 @@ def connect(layout: Layout, device: torch.device, precision: Any, stages: int) -
             devices=layout.devices,
             num_nodes=layout.nodes,
             precision=precision,
-            strategy=DDPStrategy(find_unused_parameters=stages > 1),
+            strategy=strategy,
             plugins=[environment],
         )
         fabric.launch()

@@ -147,8 +147,7 @@ class Run:
 
         e = self.experiment
         precision = {"32": "32-true", "bf16": "bf16-mixed"}[e.training.precision]
-        stages = len(build_process(e.method, e.dataset.channels, e.dataset.resolution).stages)
-        fabric = connect(layout, self.torch_device, precision, stages)
+        fabric = connect(layout, self.torch_device, precision)
         ranks = Ranks(fabric)
         folder = run_folder("train", self.train_identity)
         with ExitStack() as held, ranks.connected():

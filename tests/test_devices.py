@@ -49,7 +49,7 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 def train_cases(processes: Layout, to: Path) -> None:
     """Train every case for ``STEPS`` steps in float64; rank zero writes network and average to ``to``."""
     with float64():
-        fabric = connect(processes, torch.device("cpu"), "32-true", stages=2)
+        fabric = connect(processes, torch.device("cpu"), "32-true")
         for name, (reference, *overrides) in CASES.items():
             experiment = load_experiment(reference, overrides)
             data = open_store(Path("data") / experiment.dataset.name).split("train")
@@ -114,7 +114,7 @@ def test_any_order_of_one_and_two_devices_ends_in_the_same_weights(smoke: Path, 
             time.sleep(0.05)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         os.kill(process.pid if rank is None else int(children[rank]), number)
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=600)
         assert process.returncode == 1 and not Path("rough").exists()
         assert all(not Path("/proc", child).exists() for child in children), "a process is left behind"
         return errors
