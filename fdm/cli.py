@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +13,8 @@ import yaml
 from rich.console import Console
 
 from fdm.allocator import keep_freed_memory
-from fdm.errors import UserError
+from fdm.errors import Elsewhere, UserError
+from fdm.launch import ALONE, end_with_launcher, launch, layout
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -72,12 +74,18 @@ def pretrain(
 ) -> None:
     """Train the autoencoders that experiments with latent signals need; run the same command again to resume.
 
-    Experiments that need the same one share it; those that need none are passed over. --to takes one experiment.
+    Experiments that need the same one share it; those that need none are passed over. --to takes one experiment. An autoencoder
+    trains on one device.
 
     Example: fdm pretrain latent:fdm-vqvae --to results/latent/fdm-vqvae/seed0
     """
     if to and len(experiments) > 1:
         raise UserError(f"--to {to}: name one experiment, not {len(experiments)}; each has a folder of its own")
+    if (several := layout()).world > 1:
+        with several.one_voice():
+            raise UserError(
+                f"an autoencoder trains on one device, not {several.world}: start one process of `fdm pretrain`"
+            )
     for experiment in experiments:
         record = _run(experiment, seed, to, override, device, threads).pretrain()
         if record is None:
@@ -99,16 +107,31 @@ def train(
     override: Overrides = None,
     device: Device = "auto",
     threads: Threads = None,
+    devices: Annotated[
+        int | None, typer.Option(min=1, help="GPUs (on a CPU: processes) of this machine that share each batch.")
+    ] = None,
+    num_nodes: Annotated[int | None, typer.Option(min=1, help="Machines; see docs/devices.md.")] = None,
 ) -> None:
-    """Train one experiment; run the same command again to resume.
+    """Train one experiment; run the same command again to resume, also on another number of devices.
 
     Example: fdm train digits:ddpm --seed 0 --to results/digits/ddpm/seed0
+
+    On two GPUs: fdm train cifar10:ddpm --devices 2, or torchrun --nproc-per-node 2 -m fdm train cifar10:ddpm
     """
-    record = _run(experiment, seed, to, override, device, threads).train()
-    _say(
-        f"{experiment} seed {seed}: trained on {record['images']:,} images in {record['seconds']:.0f} s "
-        f"(run {record['identity']})"
-    )
+    several = layout(devices, num_nodes)
+    with several.one_voice():
+        run = _run(experiment, seed, to, override, device, threads)
+        run.check_layout(several)
+    if not several.started:
+        if not run.trained:
+            sys.exit(launch(several))
+        several = ALONE
+    record = run.train(several)
+    if record:
+        _say(
+            f"{experiment} seed {seed}: trained on {record['images']:,} images in {record['seconds']:.0f} s "
+            f"(run {record['identity']})"
+        )
 
 
 @app.command()
@@ -424,6 +447,7 @@ def _set_threads(threads: int | None) -> None:
         import torch
 
         torch.set_num_threads(threads)
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # else Lightning chooses a number for each of several processes
 
 
 def _say(text: str) -> None:
@@ -433,8 +457,10 @@ def _say(text: str) -> None:
 def main() -> None:
     """Entry point: one clear line and status 1 for everything a user can mend."""
     keep_freed_memory()
+    end_with_launcher()
     try:
         app()
     except UserError as error:
-        _say(f"error: {error}")
-        sys.exit(1)
+        if not isinstance(error, Elsewhere):
+            _say(f"error: {error}")
+        sys.exit(error.status)

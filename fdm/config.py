@@ -170,6 +170,21 @@ class TrainingConfig(Frozen):
         """Number of optimiser steps."""
         return -(-self.images // self.batch)
 
+    def micro_batches(self, devices: int) -> int:
+        """How many each of ``devices`` takes of a batch: its share of ``accumulate``, at least one.
+
+        Raises:
+            UserError: the batch cannot be divided like that.
+        """
+        each = -(-self.accumulate // devices)
+        if self.batch % (devices * each):
+            parts = f" and {each} micro-batches on each" if each > 1 else ""
+            raise UserError(
+                f"training.batch={self.batch} cannot be divided among {devices} devices{parts}; "
+                f"take a number of devices that divides it"
+            )
+        return each
+
 
 class SamplingConfig(Frozen):
     """How samples are drawn. ``steps`` counts network evaluations, or pairs of them (see ``passes``)."""

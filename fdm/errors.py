@@ -1,4 +1,6 @@
-"""The one exception that a user is meant to see."""
+"""The exceptions that a user is meant to see, or to be spared."""
+
+from typing import ClassVar
 
 
 class UserError(Exception):
@@ -6,3 +8,11 @@ class UserError(Exception):
 
     The command line prints it without a traceback and exits with status 1.
     """
+
+    status: ClassVar[int] = 1
+
+
+class Elsewhere(UserError):
+    """Another process of the same training names the error: the command line prints nothing, and exits with status 3."""
+
+    status: ClassVar[int] = 3

@@ -21,16 +21,18 @@ class Progress:
         total: how much there is.
         unit: of what, for the rate.
         done: how much was there already (a resumed run).
+        shown: whether to show it: only one of several processes that do the same work should.
     """
 
-    def __init__(self, title: str, total: int, unit: str, done: int = 0) -> None:
+    def __init__(self, title: str, total: int, unit: str, done: int = 0, shown: bool = True) -> None:
         self.title, self.total, self.unit = title, total, unit
         self.done = self._first = done
         self._start = self._shown = time.monotonic()
         self._rich: RichProgress | None = None
+        self._hidden = not shown
 
     def __enter__(self) -> Progress:
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not self._hidden:
             self._rich = RichProgress(
                 TextColumn("{task.description}"),
                 BarColumn(),
@@ -65,7 +67,7 @@ class Progress:
         rate = (self.done - self._first) / max(now - self._start, 1e-9)
         if self._rich:
             self._rich.update(self._task, completed=self.done, note=f"{rate:,.0f}/s {note}")
-        elif now - self._shown >= SECONDS_BETWEEN_LINES or self.done >= self.total:
+        elif not self._hidden and (now - self._shown >= SECONDS_BETWEEN_LINES or self.done >= self.total):
             self._shown = now
             left = _clock((self.total - self.done) / rate) if rate > 0 else "?"
             print(

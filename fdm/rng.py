@@ -51,9 +51,9 @@ def sample_noise(
     return torch.from_numpy(rows).to(device=device, dtype=dtype)
 
 
-def derived_seed(seed: int, purpose: Purpose, index: int = 0) -> int:
+def derived_seed(seed: int, purpose: Purpose, index: int = 0, *further: int) -> int:
     """A 63-bit seed for a library generator, hashed from its arguments."""
-    state = np.random.SeedSequence([seed, int(purpose), index]).generate_state(1, np.uint64)[0]
+    state = np.random.SeedSequence([seed, int(purpose), index, *further]).generate_state(1, np.uint64)[0]
     return int(state >> np.uint64(1))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,7 @@ from fdm.device import choose
 from fdm.errors import UserError
 from fdm.evaluation.cost import add_autoencoder, autoencoder_passes, cost_of_run, images_per_stage
 from fdm.experiment import Experiment, identity
+from fdm.launch import ALONE, Layout, check_devices, connect
 from fdm.networks.build import build_network
 from fdm.pretrained import AutoencoderRun, pretraining_of
 from fdm.processes import Process, build_process
@@ -115,34 +117,66 @@ class Run:
         """Pretrain the autoencoder that the experiment needs; its record, or None where it needs none."""
         return self.autoencoder.pretrain() if self.autoencoder else None
 
-    def train(self) -> dict[str, Any]:
-        """Train, resume, or find the finished run; returns its record."""
-        if record := self._done("train", self.train_identity, TRAIN_FILES):
-            return record
-        from lightning_fabric import Fabric  # a second of import time that finished runs need not pay
+    @property
+    def trained(self) -> bool:
+        """Whether ``train`` would find the finished run."""
+        stored = record_of(root() / f"train-{self.train_identity}", "train", self.train_identity)
+        return bool(self._done("train", self.train_identity, TRAIN_FILES) or stored)
 
+    def check_layout(self, layout: Layout) -> None:
+        """Raise UserError where the processes of ``layout`` cannot train this run: data, devices, or what they would share."""
+        if layout.world > 1:
+            self.experiment.training.micro_batches(layout.world)
+            check_devices(self.torch_device, layout)
+            self.data.split("train")
+
+    def train(self, layout: Layout = ALONE) -> dict[str, Any] | None:
+        """Train, resume, or find the finished run.
+
+        Args:
+            layout: the processes that do this together; each of them calls this.
+
+        Returns:
+            The record; None in every process but the first.
+        """
+        if layout.world == 1 and (done := self._done("train", self.train_identity, TRAIN_FILES)):
+            return done
+        # A second of import time that finished runs need not pay.
         from fdm.training.loop import train
+        from fdm.training.ranks import Ranks
 
-        codec = self.autoencoder.load() if self.autoencoder else None
+        e = self.experiment
+        precision = {"32": "32-true", "bf16": "bf16-mixed"}[e.training.precision]
+        fabric = connect(layout, self.torch_device, precision)
+        ranks = Ranks(fabric)
         folder = run_folder("train", self.train_identity)
-        with locked(folder):
-            record = record_of(folder, "train", self.train_identity)
-            if not record:
-                precision: Any = {"32": "32-true", "bf16": "bf16-mixed"}[self.experiment.training.precision]
-                fabric = Fabric(accelerator=self.torch_device.type, devices=1, precision=precision)
-                outcome = train(
-                    self.experiment,
-                    self.seed,
-                    self.data.split("train"),
-                    folder,
-                    self.train_identity,
-                    fabric,
-                    checkpoint_seconds=float(os.environ.get("FDM_CHECKPOINT_SECONDS", "30")),
-                    codec=codec,
-                )
-                record = make_record("train", self.train_identity, outcome, self.torch_device)
-                write_json(folder / "train.json", record)
-        self._export(folder, TRAIN_FILES)
+        with ExitStack() as held, ranks.connected():
+            record: dict[str, Any] | None = None
+            with ranks.together():
+                if ranks.zero and not (record := self._done("train", self.train_identity, TRAIN_FILES)):
+                    held.enter_context(locked(folder))
+                    record = record_of(folder, "train", self.train_identity)
+                    if record:
+                        self._export(folder, TRAIN_FILES)
+            if any(ranks.highest(int(bool(record)))):
+                return record
+            with ranks.together():
+                codec = self.autoencoder.load() if self.autoencoder else None
+            outcome = train(
+                e,
+                self.seed,
+                self.data.split("train"),
+                folder,
+                self.train_identity,
+                fabric,
+                checkpoint_seconds=float(os.environ.get("FDM_CHECKPOINT_SECONDS", "30")),
+                codec=codec,
+            )
+            with ranks.together():
+                if outcome:
+                    record = make_record("train", self.train_identity, outcome, self.torch_device)
+                    write_json(folder / "train.json", record)
+                    self._export(folder, TRAIN_FILES)
         return record
 
     def sample(self, shard: int = 0, shards: int = 1) -> dict[str, Any] | None:

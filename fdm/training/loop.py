@@ -1,7 +1,8 @@
 """The training loop of every denoiser.
 
 Each step is one stage (one resolution), drawn with probability proportional to its frequency (its length), and everything random in it is
-a function of (seed, step). A run that was interrupted at any moment and started again therefore ends in the same weights.
+a function of (seed, step). A run that was interrupted at any moment and started again therefore ends in the same weights, and one that
+several devices share (``fdm.training.ranks``) in the same up to rounding.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from fdm.rng import Purpose, derived_seed, step_generator, training_order
 from fdm.training.checkpoint import load_tensors, optimizer_tensors, restore_optimizer, save_tensors
 from fdm.training.labels import training_labels
 from fdm.training.log import Log, Row
+from fdm.training.ranks import Ranks
 from fdm.training.steps import run_steps
 from fdm.transforms import Codec
 
@@ -53,6 +55,7 @@ class Trainer:
             self.network.parameters(), self.config.lr, self.config.betas, weight_decay=self.config.weight_decay
         )
         self.model, self.optimizer = fabric.setup(self.network, optimizer)
+        self.parts = self.config.micro_batches(fabric.world_size)
         self._shares = torch.tensor([stage.frequency for stage in process.stages], dtype=torch.float64)
 
     @torch.no_grad()
@@ -71,40 +74,48 @@ class Trainer:
     def step(self, step: int, images: Tensor, labels: Tensor | None = None) -> tuple[int, Tensor, Tensor]:
         """One optimiser step on a batch of ``images`` (N, C, H, W) uint8; returns stage, loss and gradient norm (0-d).
 
+        With several processes the loss is that of this one's rows; their mean is that of the batch.
+
         Args:
             labels: classes (N,) int64 of the images, where the experiment is conditional.
         """
-        config, device = self.config, self.fabric.device
+        config, device, rank = self.config, self.fabric.device, self.fabric.global_rank
+        # Drawn for the whole batch by every process, which then takes its own rows: `mine` of the batch, `rows` of those.
+        share = config.batch // self.fabric.world_size
+        mine = slice(rank * share, (rank + 1) * share)
         draws = step_generator(self.seed, step, device)
         stage_index = int(torch.multinomial(self._shares.to(device), 1, generator=draws))
         stage = self.process.stages[stage_index]
-        order = torch.from_numpy(training_order(self.seed, step, config.batch, len(images)))
+        order = torch.from_numpy(training_order(self.seed, step, config.batch, len(images)))[mine]
         x = to_float(images[order.to(images.device)].to(device))
         if self.flip:
-            mirrored = torch.rand(config.batch, generator=draws, device=device) < 0.5
+            mirrored = torch.rand(config.batch, generator=draws, device=device)[mine] < 0.5
             x = torch.where(mirrored[:, None, None, None], x.flip(-1), x)
         # Stratified times: one uniform draw in each of `batch` equal parts of the stage, in image order, which is random.
         offsets = torch.rand(config.batch, generator=draws, device=device, dtype=torch.float64)
-        t = stage.start + stage.length * (torch.arange(config.batch, device=device) + offsets) / config.batch
-        eps = torch.randn(config.batch, *stage.shape, generator=draws, device=device)
+        t = (stage.start + stage.length * (torch.arange(config.batch, device=device) + offsets) / config.batch)[mine]
+        eps = torch.randn(config.batch, *stage.shape, generator=draws, device=device)[mine]
         told: Tensor | None = None
         if self.conditioning is not None:
             assert labels is not None
             # Drawn last: stages, times and noise are those of the unconditional run.
-            hidden = torch.rand(config.batch, generator=draws, device=device) < self.conditioning.dropout
+            hidden = torch.rand(config.batch, generator=draws, device=device)[mine] < self.conditioning.dropout
             told = labels[order.to(labels.device)].to(device).masked_fill(hidden, NO_CLASS)
-        torch.manual_seed(derived_seed(self.seed, Purpose.STEP, step))  # dropout draws from the global generator
 
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(step)
         total = torch.zeros((), device=device)
-        micro = config.batch // config.accumulate
-        for part in range(config.accumulate):
+        micro = share // self.parts
+        for part in range(self.parts):
             rows = slice(part * micro, (part + 1) * micro)
+            # Dropout draws from the global generator: its masks belong to the micro-batch, whichever process takes that.
+            number = rank * self.parts + part
+            torch.manual_seed(derived_seed(self.seed, Purpose.STEP, step, *([number] if number else [])))
             example = self.process.example(x[rows], t[rows], stage_index, eps[rows])
-            output = self.model(example.z, t[rows], stage_index, None if told is None else told[rows])
-            loss = self.process.loss(output.float(), example.target, example.weight) / config.accumulate
-            self.fabric.backward(loss)
+            with self.fabric.no_backward_sync(self.model, enabled=part + 1 < self.parts):
+                output = self.model(example.z, t[rows], stage_index, None if told is None else told[rows])
+                loss = self.process.loss(output.float(), example.target, example.weight) / self.parts
+                self.fabric.backward(loss)
             total += loss.detach()
         norm = self.fabric.clip_gradients(
             self.model, self.optimizer, max_norm=config.grad_clip, error_if_nonfinite=False
@@ -138,6 +149,15 @@ def _load(module: nn.Module, prefix: str, tensors: Mapping[str, Tensor]) -> None
     module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
 
 
+def _pixels(data: Split, shared: bool) -> Tensor:
+    """The images (N, C, H, W) uint8, writable as torch wants it: all in memory, which several processes of one machine share."""
+    mapped = data.images
+    if not shared:
+        return torch.from_numpy(np.array(mapped))
+    # Pages of the file that nobody writes to stay shared.
+    return torch.from_numpy(np.memmap(str(mapped.filename), mapped.dtype, "c", mapped.offset, mapped.shape))
+
+
 def train(
     experiment: Experiment,
     seed: int,
@@ -147,39 +167,46 @@ def train(
     fabric: Fabric,
     checkpoint_seconds: float,
     codec: Codec | None = None,
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """Train, or go on training, one run in ``folder``; leaves ``model.safetensors`` and ``training.csv`` there.
 
     Args:
         data: the training split.
         folder: the run's folder; ``state.safetensors`` there is resumed.
         identity: of the run, kept in every file.
+        fabric: the devices; with several, every one of their processes calls this, and the first writes the files.
         checkpoint_seconds: time between saves; it does not change the result.
         codec: the pretrained autoencoder, where the process needs one.
 
     Returns:
-        What the run's record says of it: parameters, steps, images, seconds, calibration.
+        What the run's record says of it: parameters, steps, images, seconds, calibration; None but in the first process.
 
     Raises:
         UserError: the loss is not finite, the state on disk is damaged, or the data lack the experiment's classes.
         Interrupted: SIGTERM, SIGINT or SIGUSR1 arrived; the state is saved.
     """
-    config = experiment.training
-    labels = training_labels(experiment, data)
-    images = torch.from_numpy(np.array(data.images))  # all of it in memory, and writable as torch wants it
+    config, ranks = experiment.training, Ranks(fabric)
+    with ranks.together():
+        labels = training_labels(experiment, data)
+    images = _pixels(data, ranks.count > 1)
     channels, resolution = experiment.dataset.channels, experiment.dataset.resolution
     plain = build_process(experiment.method, channels, resolution, codec=codec)
-    calibration = plain.calibrate(to_float(images[:CALIBRATION_IMAGES]))
+    calibration = fabric.broadcast(plain.calibrate(to_float(images[:CALIBRATION_IMAGES])))
     process = build_process(experiment.method, channels, resolution, calibration, codec)
     trainer = Trainer(experiment, seed, process, fabric)
 
     state = folder / "state.safetensors"
     start, before = 0, 0.0
-    if state.exists():
-        tensors, metadata = load_tensors(state, identity)
-        trainer.load(tensors)
-        start, before = int(metadata["step"]), float(metadata["seconds"])
-    log = Log(Row, folder / "training.csv", start)
+    with ranks.together():
+        if state.exists():
+            tensors, metadata = load_tensors(state, identity)
+            trainer.load(tensors)
+            start, before = int(metadata["step"]), float(metadata["seconds"])
+    last, first = ranks.highest(start, -start)
+    with ranks.together():
+        if last != -first:
+            raise UserError(f"{folder}: not all processes see the same state there; they need storage that they share")
+    log = Log(Row, folder / "training.csv", start) if ranks.zero else None
     pending: list[tuple[int, int, Tensor, Tensor]] = []
     began = time.monotonic()
 
@@ -187,25 +214,29 @@ def train(
         return before + time.monotonic() - began
 
     def flush() -> str:
-        losses = torch.stack([loss for _, _, loss, _ in pending]).tolist()
+        losses = ranks.mean(torch.stack([loss for _, _, loss, _ in pending])).tolist()
         norms = torch.stack([norm for _, _, _, norm in pending]).tolist()
         rows = [
             Row(step, (step + 1) * config.batch, stage, loss, trainer.learning_rate(step), norm, elapsed())
             for (step, stage, _, _), loss, norm in zip(pending, losses, norms, strict=True)
         ]
-        for row in rows:
-            if not math.isfinite(row.loss) or not math.isfinite(row.grad_norm):
-                raise UserError(
-                    f"{folder}: the loss is not finite at step {row.step} (stage {row.stage}); the state before it is kept. "
-                    f"Lower training.lr or training.grad_clip"
-                )
-        log.add(rows)
+        with ranks.together():
+            for row in rows:
+                if not math.isfinite(row.loss) or not math.isfinite(row.grad_norm):
+                    raise UserError(
+                        f"{folder}: the loss is not finite at step {row.step} (stage {row.stage}); the state before it is kept. "
+                        f"Lower training.lr or training.grad_clip"
+                    )
+        if log:
+            log.add(rows)
         pending.clear()
         return f"loss {rows[-1].loss:.4f}"
 
     def save(step: int) -> None:
-        log.write()
-        trainer.save(state, {"identity": identity, "step": str(step), "seconds": repr(elapsed())})
+        with ranks.together():
+            if log:
+                log.write()
+                trainer.save(state, {"identity": identity, "step": str(step), "seconds": repr(elapsed())})
 
     title = f"train {experiment.name} seed {seed}"
 
@@ -213,10 +244,14 @@ def train(
         pending.append((number, *trainer.step(number, images, labels)))
 
     try:
-        run_steps(title, range(start, config.steps), config.batch, step, flush, save, checkpoint_seconds)
-        log.write()
+        run_steps(title, range(start, config.steps), config.batch, step, flush, save, checkpoint_seconds, ranks)
+        if log:
+            log.write()
     finally:
-        log.close()
+        if log:
+            log.close()
+    if not log:
+        return None
     average = {name.removeprefix("module."): value for name, value in trainer.average.state_dict().items()}
     average.pop("n_averaged")
     save_tensors(
@@ -228,6 +263,7 @@ def train(
         "steps": config.steps,
         "images": config.steps * config.batch,
         "seconds": elapsed(),
+        "devices": ranks.count,
         "calibration": dict(calibration),
         "stage_steps": [sum(row.stage == stage.index for row in log.rows) for stage in process.stages],
     }

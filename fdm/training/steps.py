@@ -5,11 +5,15 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from fdm.errors import UserError
 from fdm.progress import Progress
+
+if TYPE_CHECKING:  # Lightning's import time
+    from fdm.training.ranks import Ranks
 
 FLUSH_STEPS = 10
 """Losses are read from the device once per so many steps: each reading waits for it."""
@@ -27,6 +31,7 @@ def run_steps(
     flush: Callable[[], str],
     save: Callable[[int], None],
     checkpoint_seconds: float,
+    ranks: Ranks | None = None,
 ) -> None:
     """Take ``steps`` (from the first not yet taken to the last), with progress under ``title``.
 
@@ -36,27 +41,32 @@ def run_steps(
         flush: reads and logs what the steps since the last call left on the device; returns a note for the progress.
         save: writes the state, given the number of steps taken.
         checkpoint_seconds: time between saves.
+        ranks: the processes that take these steps together; they stop and save at the same step, and only rank zero shows progress.
 
     Raises:
         Interrupted: SIGTERM, SIGINT or SIGUSR1 arrived; the state is saved.
     """
     saved, pending = time.monotonic(), 0
-    with stop_signals() as asked, Progress(title, steps.stop * batch, "img", steps.start * batch) as bar:
+    shown = ranks is None or ranks.zero
+    with stop_signals() as asked, Progress(title, steps.stop * batch, "img", steps.start * batch, shown) as bar:
         for number in steps:
             step(number)
             pending += 1
             done, last = number + 1, number + 1 == steps.stop
-            if pending < FLUSH_STEPS and not last and not asked:
+            wishes = [asked[0] if asked else 0, int(time.monotonic() - saved >= checkpoint_seconds)]
+            stop, due = ranks.highest(*wishes) if ranks else wishes
+            if pending < FLUSH_STEPS and not last and not stop:
                 continue
             bar.advance(pending * batch, flush())
             pending = 0
-            if asked:
+            if stop:
                 save(done)
-                raise Interrupted(
-                    f"{title}: stopped by {signal.Signals(asked[0]).name} at step {done} of {steps.stop}; "
-                    f"the state is saved, the same command goes on from there"
-                )
-            if time.monotonic() - saved >= checkpoint_seconds and not last:
+                with ranks.together() if ranks else nullcontext():
+                    raise Interrupted(
+                        f"{title}: stopped by {signal.Signals(stop).name} at step {done} of {steps.stop}; "
+                        f"the state is saved, the same command goes on from there"
+                    )
+            if due and not last:
                 save(done)
                 saved = time.monotonic()
 

@@ -135,12 +135,14 @@ def test_other_results_in_the_place_are_replaced(repository: Repository) -> None
     assert repository.plan() == {"train": 1, "sample": 1, "evaluate": 1, "report": 1}
 
 
-def test_overrides_reach_every_step(repository: Repository) -> None:
+def test_overrides_reach_every_step_and_devices_the_training(repository: Repository) -> None:
     said = repository.run(
-        "snakemake", "-n", "-p", "--config", "suite=smoke", "overrides=training.lr=0.002 sampling.steps=4"
+        "snakemake", "-n", "-p", "--config", "suite=smoke", "devices=2", "overrides=training.lr=0.002 sampling.steps=4"
     )
     for verb in ("train", "sample", "evaluate"):
-        assert f"fdm {verb} smoke:ddpm -o training.lr=0.002 -o sampling.steps=4 --seed 0" in said
+        command = next(line for line in said.splitlines() if f"fdm {verb} smoke:ddpm" in line)
+        assert f"fdm {verb} smoke:ddpm -o training.lr=0.002 -o sampling.steps=4 --seed 0" in command
+        assert ("--threads 1 --devices 2 " in command) == (verb == "train")
 
 
 def _wait_for_training(driver: Any) -> psutil.Process:
@@ -203,6 +205,7 @@ def test_one_driver_at_a_time(clone: Repository) -> None:
     [
         (["suite=smoek"], "did you mean 'smoke'?"),
         (["siute=smoke"], "--config siute: unknown key; did you mean 'suite'?"),
+        (["suite=smoke", "devices=0"], "--config devices=0: must be a whole number, 1 or more"),
         (["suite=smoke", "overrides=trainin.images=1"], "unknown key 'trainin'; did you mean 'training'?"),
     ],
 )

@@ -19,11 +19,14 @@ from fdm.runs import Run
 from fdm.sources import PACKAGE, source_version
 from fdm.variations import Interpolations, Variations
 
-DEFAULTS = {"suite": "digits", "overrides": [], "threads": 1}
+DEFAULTS = {"suite": "digits", "overrides": [], "threads": 1, "devices": 1}
 for key in config:
     if key not in DEFAULTS:
         sys.exit(f"error: --config {key}: unknown key{nearest(key, DEFAULTS)}; there are: {', '.join(DEFAULTS)}")
 config = {**DEFAULTS, **config}
+for key in ("threads", "devices"):
+    if not isinstance(config[key], int) or config[key] < 1:
+        sys.exit(f"error: --config {key}={config[key]}: must be a whole number, 1 or more")
 CHANGES = config["overrides"].split() if isinstance(config["overrides"], str) else list(config["overrides"])
 
 try:

@@ -13,16 +13,20 @@ rule train:
     benchmark:
         "logs/{suite}/{experiment}/seed{seed}/train.tsv"
     # One thread per training: on 2 cores two single-threaded trainings are faster than two in turn on both cores.
-    threads: config["threads"]
+    # Of each device, if there are several (docs/devices.md).
+    threads: config["threads"] * config["devices"]
     resources:
         mem_mb=2000,
         runtime=720,
+        devices=config["devices"],
     params:
         experiment=f"{config['suite']}:{{experiment}}",
         overrides=overrides,
         to=subpath(output.record, parent=True),
+        devices=config["devices"],
+        each=lambda wildcards, threads: max(1, threads // config["devices"]),
     message:
         "train {wildcards.experiment}, seed {wildcards.seed}"
     shell:
         "fdm train {params.experiment} {params.overrides} --seed {wildcards.seed}"
-        " --to {params.to} --threads {threads} 2>&1 | tee {log}"
+        " --to {params.to} --threads {params.each} --devices {params.devices} 2>&1 | tee {log}"
