@@ -409,7 +409,7 @@ def trace(
     from fdm.provenance.tree import print_rows, print_tables, print_trace
 
     found, tables = tables_of(suite, results)
-    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+    console = Console(width=None if sys.stdout.isatty() else 1000, highlight=False)
     if table is None:
         print_tables(found.suite, tables, console)
         return

@@ -22,9 +22,12 @@ def print_trace(trace: Trace, console: Console) -> None:
     root = Tree(Text.assemble((trace.row, "bold"), f" · {trace.title} ({trace.table}) · {trace.suite}"))
     for cell in trace.cells:
         _add_cell(root, cell)
+    shown: dict[str, str] = {}
     for run in trace.runs:
-        _add_run(root, run)
-    console.print(root, soft_wrap=True)
+        same = next((before for before, config in shown.items() if config == str(run.config)), None)
+        shown.setdefault(run.run, str(run.config))
+        _add_run(root, run, same)
+    console.print(root)
 
 
 def print_tables(suite: str, tables: Mapping[str, Table], console: Console) -> None:
@@ -66,17 +69,23 @@ def _add_cell(root: Tree, cell: CellTrace) -> None:
         branch.add(line.append_text(_state(value.state)))
 
 
-def _add_run(root: Tree, run: RunTrace) -> None:
+def _add_run(root: Tree, run: RunTrace, same: str | None) -> None:
+    """One run; its configuration only where it is not that of the run ``same``."""
     branch = root.add(Text.assemble((f"{run.title}, seed {run.seed}", "bold"), f"  {run.folder}"))
     data = Text(f"data      {run.data['name']}, digest {run.data['digest']}  ")
     branch.add(data.append_text(_state(run.data["here"])))
-    config = branch.add(Text("config"))
+    config = branch.add(Text(f"config    that of {same}" if same else "config"))
     for name in BLOCKS:
-        block = run.config.get(name)
+        block = None if same else run.config.get(name)
         if block:
             config.add(Text(f"{name}: " + ", ".join(f"{key} {value}" for key, value in flatten(block).items())))
     for step in run.steps:
         _add_step(branch, step)
+    makers = {step.step: _maker(step) for step in run.steps}
+    for maker in dict.fromkeys(makers.values()):
+        steps = [step for step, own in makers.items() if own == maker]
+        which = "" if len(steps) == len(makers) else f" ({', '.join(steps)})"
+        branch.add(Text(f"made by   {maker}{which}"))
     if run.baseline:
         branch.add(Text(f"baseline  {run.baseline['experiment']}, training {run.baseline['train']}"))
     branch.add(Text(run.now, style="green" if run.same_now else "yellow"))
@@ -86,21 +95,26 @@ def _add_run(root: Tree, run: RunTrace) -> None:
 
 
 def _add_step(branch: Tree, step: Step) -> None:
-    commit, _, changes = (step.revision or "").partition("+")
-    code = f"commit {commit[:12]}{', with changes that no commit holds' if changes else ''}" if commit else "no commit"
     parts = [
         step.identity,
-        code,
-        f"code version {step.source}" if step.source else "",
-        f"{step.device}{f', {step.threads} threads' if step.threads else ''}" if step.device else "",
         _duration(step.seconds) if step.seconds is not None else "",
+        f"code version {step.source}" if step.source else "",
+        step.log or "log not here",
     ]
     node = branch.add(Text(f"{step.step:<9} {' · '.join(filter(None, parts))}"))
-    versions = ", ".join(f"{name} {version}" for name, version in step.packages.items())
-    node.add(Text(f"Python {step.python}, {versions}"))
     for name, digest in step.files.items():
         node.add(Text(f"{name}  sha256 {digest}"))
-    node.add(Text(step.log or "log not here", style="" if step.log else "dim"))
+
+
+def _maker(step: Step) -> str:
+    """Code, machine and packages of a step."""
+    commit, _, changes = (step.revision or "").partition("+")
+    code = (
+        f"commit {commit}{' with changes that no commit holds' if changes else ''}" if commit else "an unknown commit"
+    )
+    threads = f", {step.threads} thread{'' if step.threads == 1 else 's'}" if step.threads else ""
+    packages = ", ".join(f"{name} {version}" for name, version in step.packages.items())
+    return f"{code} · {step.device}{threads} · Python {step.python}, {packages}"
 
 
 def _state(state: str) -> Text:
