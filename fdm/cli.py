@@ -412,6 +412,66 @@ def report(
     _say(f"report: {to} says what {results} says")
 
 
+@app.command()
+def trace(
+    suite: Annotated[str, typer.Argument(help="Suite, for example digits.")],
+    table: Annotated[str | None, typer.Argument(help="Table of its report: name or title. Without it: a list.")] = None,
+    row: Annotated[str | None, typer.Argument(help="Row: experiment or title. Without it: a list.")] = None,
+    column: Annotated[str | None, typer.Argument(help="Column: key or heading. Without it: all of the row.")] = None,
+    results: Annotated[Path | None, typer.Option(metavar="DIR", help="Default: results/SUITE.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with the whole configuration.")] = False,
+) -> None:
+    """From a number of a table to what made it: files, runs, settings, data, code, seeds, machine, logs, commands.
+
+    Names may be cut short as long as they mean one thing.
+
+    Example: fdm trace digits main fdm-ds-3 frechet
+    """
+    from fdm.provenance.trace import find_column, find_rows, find_table, tables_of
+    from fdm.provenance.trace import trace as trace_cells
+    from fdm.provenance.tree import print_rows, print_tables, print_trace
+
+    found, tables = tables_of(suite, results)
+    console = Console(width=None if sys.stdout.isatty() else 1000, highlight=False)
+    if table is None:
+        print_tables(found.suite, tables, console)
+        return
+    chosen = find_table(tables, table)
+    if row is None:
+        print_rows(found.suite, chosen, console)
+        return
+    place = None if column is None else find_column(chosen, column)
+    traced = trace_cells(found, chosen, find_rows(chosen, row), place)
+    if as_json:
+        print(json.dumps(traced.as_dict(), indent=2, ensure_ascii=False))
+    else:
+        print_trace(traced, console)
+
+
+@app.command()
+def check(
+    suites: Annotated[list[str] | None, typer.Argument(metavar="[SUITE]...", help="Default: all in results/.")] = None,
+    metrics: Annotated[int, typer.Option(min=0, help="Runs of each suite whose scores are computed again.")] = 1,
+    results: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the suites' results.")] = Path("results"),
+    reports: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the suites' reports.")] = Path("reports"),
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """Is everything as it was made? Files, records, identities, data and tables are compared, some scores computed anew.
+
+    Example: fdm check · fdm check digits --metrics 3
+    """
+    from fdm.provenance.check import check_suites
+    from fdm.provenance.verdict import print_findings
+
+    _set_threads(threads)
+    findings = check_suites(suites or [], results, reports, metrics, device)
+    print_findings(findings, Console(width=None if sys.stdout.isatty() else 140, highlight=False))
+    bad = sum(finding.status == "bad" for finding in findings)
+    if bad:
+        raise UserError(f"check: {bad} {'thing is' if bad == 1 else 'things are'} not as made; see above")
+
+
 def _compare(before: Path, after: Path, to: Path | None) -> None:
     """Print what changed as Markdown; with ``to`` also write the tables there in all formats."""
     from fdm.report.compare import compare

@@ -22,7 +22,7 @@ from fdm.networks.autoencoder import Autoencoder
 from fdm.processes import Pretraining, build_process
 from fdm.records import make_record
 from fdm.sources import source_version
-from fdm.store import export, locked, record_of, root, run_folder, write_json
+from fdm.store import export, locked, record_of, require_intact, root, run_folder, seal, write_json
 from fdm.training.checkpoint import load_tensors
 
 MODEL = "autoencoder.safetensors"
@@ -46,6 +46,7 @@ def load_autoencoder(path: Path, identity: str, needed: Pretraining, device: tor
         UserError: missing, damaged, or of another run.
     """
     tensors, _ = load_tensors(path, identity, "pretrain")
+    require_intact(path, "pretrain", identity)
     model = Autoencoder(needed.config, needed.shape)
     model.load_state_dict(tensors)
     return model.to(device).eval().requires_grad_(False)
@@ -70,11 +71,18 @@ class AutoencoderRun:
     @cached_property
     def identity(self) -> str:
         """Covers data, signal, architecture, losses, budget, seed and the code that trains; no part of the denoiser."""
-        before = [config.model_dump(mode="json") for config in self.needed.before]
         flip = self.experiment.dataset.flip
-        kinds = [f"transforms/{config['kind']}".replace("-", "_") for config in before]
-        code = source_version("training/autoencoder", "data/pixels", *kinds)
-        return identity(self.open_data().digest, flip, before, self.needed.config, self.seed, code)
+        return identity(self.open_data().digest, flip, self._before, self.needed.config, self.seed, self.source)
+
+    @cached_property
+    def source(self) -> str:
+        """Version of the code that trains."""
+        kinds = [f"transforms/{config['kind']}".replace("-", "_") for config in self._before]
+        return source_version("training/autoencoder", "data/pixels", *kinds)
+
+    @cached_property
+    def _before(self) -> list[dict[str, Any]]:
+        return [config.model_dump(mode="json") for config in self.needed.before]
 
     def pretrain(self) -> dict[str, Any]:
         """Train, resume, or find the finished autoencoder; returns its record, with all metrics that the experiment wants."""
@@ -109,7 +117,9 @@ class AutoencoderRun:
                 model = load_autoencoder(folder / MODEL, self.identity, self.needed, self.device)
                 pair = reconstruct(model, self._signals(self._split()[1]))
                 record["metrics"]["features"] |= feature_scores(missing, pair, str(self.device))
+                record.pop("digest", None)  # sealed anew below
                 write_json(folder / "pretrain.json", record)
+            record = seal(folder, PRETRAIN_FILES)
         if self.target:
             export(folder, PRETRAIN_FILES, self.target)
         return record

@@ -32,7 +32,7 @@ from fdm.sampling.classes import class_cycle
 from fdm.sampling.sampler import class_denoiser
 from fdm.sampling.shards import draw_shard, finished_parts, merge_parts, shard_range
 from fdm.sources import source_version
-from fdm.store import export, locked, record_of, root, run_folder, write_json
+from fdm.store import export, locked, record_of, require_intact, root, run_folder, seal, write_json
 from fdm.training.checkpoint import load_tensors
 
 TRAIN_FILES = ("model.safetensors", "training.csv", "train.json")
@@ -75,12 +75,23 @@ class Run:
     def train_identity(self) -> str:
         """Covers data, network, method, budget, seed, the code that trains, and autoencoder and classes where there are any."""
         e = self.experiment
-        method = e.method.model_dump(mode="json")
-        parts = [f"processes/{method['process']}", *(f"transforms/{t['kind']}" for t in method.get("transforms", ()))]
-        code = source_version("training/loop", "data/pixels", *(part.replace("-", "_") for part in parts))
         pretrained = [self.autoencoder.identity] if self.autoencoder else []
         extra = [*pretrained, *([e.conditioning] if e.conditioning else [])]
-        return identity(self.data.digest, e.dataset.flip, e.network, e.method, e.training, self.seed, code, *extra)
+        return identity(
+            self.data.digest, e.dataset.flip, e.network, e.method, e.training, self.seed, self.sources["train"], *extra
+        )
+
+    @cached_property
+    def sources(self) -> dict[str, str]:
+        """Versions of the code that each step depends on."""
+        method = self.experiment.method.model_dump(mode="json")
+        parts = [f"processes/{method['process']}", *(f"transforms/{t['kind']}" for t in method.get("transforms", ()))]
+        return {
+            **({"pretrain": self.autoencoder.source} if self.autoencoder else {}),
+            "train": source_version("training/loop", "data/pixels", *(part.replace("-", "_") for part in parts)),
+            "sample": source_version(*SAMPLE_SOURCES),
+            "evaluate": source_version(*EVALUATE_SOURCES),
+        }
 
     @cached_property
     def autoencoder(self) -> AutoencoderRun | None:
@@ -99,12 +110,12 @@ class Run:
     def sample_identity(self) -> str:
         """Covers the training and how samples are drawn; the batch size does not change them."""
         sampling = self.experiment.sampling.model_dump(mode="json", exclude={"batch"})
-        return identity(self.train_identity, sampling, source_version(*SAMPLE_SOURCES))
+        return identity(self.train_identity, sampling, self.sources["sample"])
 
     @cached_property
     def evaluate_identity(self) -> str:
         """Covers the samples and how they are scored."""
-        return identity(self.sample_identity, self.experiment.evaluation, source_version(*EVALUATE_SOURCES))
+        return identity(self.sample_identity, self.experiment.evaluation, self.sources["evaluate"])
 
     @cached_property
     def torch_device(self) -> torch.device:
@@ -157,7 +168,7 @@ class Run:
                     held.enter_context(locked(folder))
                     record = record_of(folder, "train", self.train_identity)
                     if record:
-                        self._export(folder, TRAIN_FILES)
+                        record = self._export(folder, TRAIN_FILES)
             if any(ranks.highest(int(bool(record)))):
                 return record
             with ranks.together():
@@ -174,9 +185,10 @@ class Run:
             )
             with ranks.together():
                 if outcome:
-                    record = make_record("train", self.train_identity, outcome, self.torch_device)
-                    write_json(folder / "train.json", record)
-                    self._export(folder, TRAIN_FILES)
+                    write_json(
+                        folder / "train.json", make_record("train", self.train_identity, outcome, self.torch_device)
+                    )
+                    record = self._export(folder, TRAIN_FILES)
         return record
 
     def sample(self, shard: int = 0, shards: int = 1) -> dict[str, Any] | None:
@@ -281,6 +293,7 @@ class Run:
                             "sample": self.sample_identity,
                             "evaluate": self.evaluate_identity,
                         },
+                        "sources": self.sources,
                         "data": self.data.manifest,
                         "records": {**pretrained, "train": train, "sample": sample, "evaluate": record},
                     },
@@ -303,6 +316,7 @@ class Run:
         if not path.exists() and self.target:
             path = self.target / "model.safetensors"
         tensors, metadata = load_tensors(path, self.train_identity)
+        require_intact(path, "train", self.train_identity)
         codec = self.autoencoder.load() if self.autoencoder else None
         calibration = json.loads(metadata["calibration"])
         process = build_process(e.method, e.dataset.channels, e.dataset.resolution, calibration, codec)
@@ -344,12 +358,15 @@ class Run:
         path = root() / f"sample-{self.sample_identity}" / "samples.npy"
         if not path.exists() and self.target:
             path = self.target / "samples.npy"
+        require_intact(path, "sample", self.sample_identity)
         try:
             samples: np.ndarray = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise UserError(f"{path}: cannot read the samples ({error}); delete the folder and sample again") from None
         return samples
 
-    def _export(self, folder: Path, names: tuple[str, ...]) -> None:
+    def _export(self, folder: Path, names: tuple[str, ...]) -> dict[str, Any]:
+        """Seal the run, copy it to where it is wanted, and return its record (the last of ``names``)."""
         if self.target:
             export(folder, names, self.target)
+        return seal(folder, names)

@@ -1,7 +1,8 @@
 """The run store ``work/<kind>-<identity>/``: where every run lives, resumes, and is exported from.
 
 A run is complete when its record ``<kind>.json`` exists; that file is written last and atomically. Everything else in
-the folder before that is resumable state. ``results/`` holds plain copies, so deleting it loses nothing.
+the folder before that is resumable state. The record is then sealed with the digests of the run's files. ``results/`` holds
+plain copies, so deleting it loses nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -110,13 +111,78 @@ def write_json(path: Path, content: Any) -> None:
     write_atomic(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
-def export(folder: Path, names: Iterable[str], target: Path) -> None:
-    """Copy files of a run to ``target``, each atomically; copies that are the same already are left alone."""
+def seal(folder: Path, names: Sequence[str]) -> dict[str, Any]:
+    """Note in the record of a run that was just finished what its files are.
+
+    Adds ``files``, the SHA-256 of each by name, and ``digest``, that of the record itself. A sealed record stays as it is.
+
+    Args:
+        names: files of the run, its record last.
+
+    Returns:
+        The sealed record.
+
+    Raises:
+        UserError: a file is missing, or the record cannot be read.
+    """
+    *files, last = names
+    try:
+        record: dict[str, Any] = json.loads((folder / last).read_text(encoding="utf-8"))
+        if "files" in record and "digest" in record:
+            if record["digest"] != record_digest(record):
+                raise ValueError(f"{last} does not match its own digest")
+            return record
+        record["files"] = record.get("files") or {name: sha256(folder / name) for name in files}
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{folder}: damaged ({error}); delete this folder and run the same command again") from None
+    record["digest"] = record_digest(record)
+    write_json(folder / last, record)
+    return record
+
+
+def record_digest(record: Mapping[str, Any]) -> str:
+    """SHA-256 of the canonical JSON of a record without its ``digest``."""
+    content = {key: value for key, value in record.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def export(folder: Path, names: Sequence[str], target: Path) -> None:
+    """Copy files of a run, its record last, to ``target``, each atomically; copies that are the same already are left alone.
+
+    Raises:
+        UserError: a file is no longer what the run's record says; nothing of it is copied.
+    """
+    recorded = seal(folder, names)["files"]
     for name in names:
         source, copy = folder / name, target / name
-        if copy.is_file() and copy.stat().st_size == source.stat().st_size and copy.read_bytes() == source.read_bytes():
+        wanted = recorded.get(name) or sha256(source)
+        if copy.is_file() and sha256(copy) == wanted:
             continue
+        _require(source, wanted)
         write_atomic(copy, lambda part, source=source: shutil.copyfile(source, part))  # type: ignore[misc]
+
+
+def require_intact(path: Path, kind: str, identity: str) -> None:
+    """Refuse a file of a run, in the store or exported, that is not what the record beside it says.
+
+    Passes where that record is of another run, or not sealed (yet): then nothing is known about the file.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    record = record_of(path.parent, kind, identity) or {}
+    if wanted := record.get("files", {}).get(path.name):
+        _require(path, wanted)
+
+
+def _require(path: Path, wanted: str) -> None:
+    try:
+        if sha256(path) == wanted:
+            return
+        what = "its SHA-256 is not the one that was recorded when it was made"
+    except OSError as error:
+        what = error.strerror or str(error)
+    raise UserError(f"{path}: damaged: {what}; delete {path.parent} and run the same command again")
 
 
 @cache

@@ -11,10 +11,11 @@ from matplotlib.ticker import NullFormatter, NullLocator
 from fdm.grids import Ablation
 from fdm.report.load import Method, Results, Run
 from fdm.report.numbers import Estimate, Scale, scale
-from fdm.report.paired import DISTANCES, SCORES, difference, quality, ratio, score, value_of, word
+from fdm.report.origin import Origin, Source
+from fdm.report.paired import DISTANCES, SCORES, difference, quality, ratio, value_of, word
 from fdm.report.style import INK, MUTED, Look
 from fdm.report.table import Cell, Header, Row, Table
-from fdm.report.tables import network_title
+from fdm.report.tables import MEAN, network_title, score_source
 
 NAMES = {
     "fid": "FID",
@@ -35,6 +36,7 @@ def members_of(ablation: Ablation, results: Results) -> list[Method]:
 def ablation_table(name: str, ablation: Ablation, results: Results) -> Table:
     """Mean of every score, its paired difference to the baseline, and one word; then what a sample and training cost."""
     members = members_of(ablation, results)
+    base = members[0].name
     headers: list[Header] = []
     columns: list[list[Cell]] = []
 
@@ -43,22 +45,25 @@ def ablation_table(name: str, ablation: Ablation, results: Results) -> Table:
         columns.append(cells)
 
     for network, kind in _scores(members):
-        value = score(network, kind)
+        value = score_source(network, kind)
         group = f"{NAMES[kind]} ({network_title(network)})"
         means = [value_of(method, value) for method in members]
         changes = [None, *(difference(method, members[0], value) for method in members[1:])]
         how = scale([mean.mean for mean in means if mean], "score")
         key = f"{network}/{kind}"
-        add(key, "Mean", group, [_cell(mean, how) for mean in means], how.unit)
-        add(f"{key}/difference", "Difference", group, [_cell(change, how) for change in changes], how.unit)
+        own = Origin((value,), MEAN)
+        paired = Origin((value,), f"mean of the differences to {base} under the same seed", base)
+        add(key, "Mean", group, [_cell(mean, how, own) for mean in means], how.unit)
+        add(f"{key}/difference", "Difference", group, [_cell(change, how, paired) for change in changes], how.unit)
         words = ["baseline", *(word(change, SCORES[kind]) for change in changes[1:])]
-        add(f"{key}/verdict", "Verdict", group, [Cell(text, text) for text in words], numeric=False)
+        add(f"{key}/verdict", "Verdict", group, [Cell(text, text, origin=paired) for text in words], numeric=False)
     for key, label, cost in (
-        ("flops_per_sample", "FLOPs of a sample", lambda run: run.cost.flops_per_sample),
-        ("seconds_per_sample", "Time of a sample", lambda run: run.cost.seconds_per_sample),
-        ("training_flops", "FLOPs of training", lambda run: run.cost.training.flops),
+        ("flops_per_sample", "FLOPs of a sample", Source("cost.json", "flops_per_sample")),
+        ("seconds_per_sample", "Time of a sample", Source("cost.json", "seconds_per_sample")),
+        ("training_flops", "FLOPs of training", Source("cost.json", "training", "flops")),
     ):
-        cells = [_cell(ratio(method, members[0], cost), Scale(1.0, "×", 2)) for method in members]
+        paired = Origin((cost,), f"mean of the ratios to {base} under the same seed", base)
+        cells = [_cell(ratio(method, members[0], cost), Scale(1.0, "×", 2), paired) for method in members]
         add(f"{key}_relative", label, "relative to the baseline", cells, "×")
     rows = [
         Row(method.name, method.title, len(method.runs), tuple(column[i] for column in columns))
@@ -179,10 +184,10 @@ def _caption(ablation: Ablation, members: Sequence[Method]) -> str:
     return f"{ablation.question} {how}"
 
 
-def _cell(value: Estimate | None, how: Scale) -> Cell:
+def _cell(value: Estimate | None, how: Scale, origin: Origin) -> Cell:
     if value is None:
         return Cell(DASH)
-    return Cell(how.text(value.mean), value, f"± {how.text(value.half)}" if value.half else "")
+    return Cell(how.text(value.mean), value, f"± {how.text(value.half)}" if value.half else "", origin=origin)
 
 
 def _quality_name(run: Run) -> str:

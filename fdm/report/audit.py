@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,26 @@ def differences(report: Path, fresh: Path) -> Iterator[str]:
             yield from cells or [f"{name}: not what the results give ({cause})"]
         elif have[name] != then["files"].get(name):
             yield f"{RECORD}: its digest of {name} is not that of the file"
+
+
+def altered(report: Path, excused: Callable[[Path], bool]) -> Iterator[str]:
+    """One line for every file of a report that is not as it was built; no results are needed for that.
+
+    Args:
+        excused: whether a file may be missing.
+
+    Raises:
+        UserError: ``report`` has no readable record.
+    """
+    have, recorded = digests(report), _read(report)["files"]
+    for name in sorted(have.keys() | recorded.keys()):
+        if name not in have:
+            if not excused(report / name):
+                yield f"{name}: missing"
+        elif name not in recorded:
+            yield f"{name}: no report wrote it"
+        elif have[name] != recorded[name]:
+            yield f"{name}: changed since it was built"
 
 
 def _run(name: str, then: dict[str, Any] | None, now: dict[str, Any] | None) -> Iterator[str]:

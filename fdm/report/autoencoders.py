@@ -5,8 +5,9 @@ Experiments that share an autoencoder share its identity; it is one row, whateve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ from fdm.report.figures import WINDOWS, plain_log
 from fdm.report.load import File, Manifest, Results, Run, again, read_curve, read_json
 from fdm.report.names import slug
 from fdm.report.numbers import Estimate, Kind, estimate, scale
+from fdm.report.origin import Origin, Source
 from fdm.report.style import DASHES, PALETTE
 from fdm.report.table import Cell, Header, Row, Table
-from fdm.report.tables import network_title
+from fdm.report.tables import MEAN, network_title
 
 CURVE = ("step", "images", "loss", "reconstruction")
 FILES = ("pretrain.json", "autoencoder.csv", "reconstructions.png")
@@ -60,7 +62,11 @@ class Pretraining:
     seed: int
     folder: Path
     record: Record
-    curve: pd.DataFrame
+
+    @cached_property
+    def curve(self) -> pd.DataFrame:
+        """``autoencoder.csv``, checked; read when it is first needed."""
+        return read_curve(self.folder, "autoencoder.csv", CURVE, "pretrain")
 
     def reconstructions(self) -> Image.Image:
         """Held-out images, each followed by its reconstruction."""
@@ -108,8 +114,8 @@ def autoencoders(results: Results) -> list[Autoencoder]:
 
 def table(found: Sequence[Autoencoder], results: Results) -> Table:
     """One row per autoencoder: how well it gives back held-out images, and what it took."""
-    columns: list[tuple[str, str, Kind, str, Callable[[Record], float | None]]] = [
-        ("psnr", "PSNR (dB)", "score", "held-out images", lambda record: record.metrics.psnr)
+    columns: list[tuple[str, str, Kind, str, Source]] = [
+        ("psnr", "PSNR (dB)", "score", "held-out images", _source("metrics", "psnr"))
     ]
     for network, score in _scores(found):
         name = "rFID" if score == "rfid" else "Reconstruction Fréchet distance"
@@ -119,15 +125,15 @@ def table(found: Sequence[Autoencoder], results: Results) -> Table:
                 f"{name} ({network_title(network)})",
                 "score",
                 "held-out images",
-                _score(network, score),
+                _source("metrics", "features", network, score),
             )
         )
     columns += [
-        ("codebook_use", "Codes used", "ratio", "codebook", lambda record: record.metrics.codebook_use),
-        ("perplexity", "Perplexity", "rate", "codebook", lambda record: record.metrics.perplexity),
-        ("parameters", "Parameters", "count", "", lambda record: record.parameters),
-        ("images", "Images seen", "count", "pretraining", lambda record: record.images),
-        ("seconds", "Time", "seconds", "pretraining", lambda record: record.seconds),
+        ("codebook_use", "Codes used", "ratio", "codebook", _source("metrics", "codebook_use")),
+        ("perplexity", "Perplexity", "rate", "codebook", _source("metrics", "perplexity")),
+        ("parameters", "Parameters", "count", "", _source("parameters")),
+        ("images", "Images seen", "count", "pretraining", _source("images")),
+        ("seconds", "Time", "seconds", "pretraining", _source("seconds")),
     ]
     titles = {method.name: method.title for method in results.methods}
     headers, cells = [Header("used_by", "Used by", numeric=False)], [[_text(own, titles)] for own in found]
@@ -135,14 +141,15 @@ def table(found: Sequence[Autoencoder], results: Results) -> Table:
     for line, own in zip(cells, found, strict=True):
         shape = "×".join(map(str, own.runs[0].record.latent_shape))
         line.append(Cell(shape, shape))
-    for key, label, kind, group, value in columns:
-        values = [_estimate([value(run.record) for run in own.runs]) for own in found]
+    for key, label, kind, group, source in columns:
+        values = [_estimate([source.read(run.record) for run in own.runs]) for own in found]
         # A share reads best as 0.98, not as a multiple.
         how = scale([known.mean for known in values if known], "score" if kind == "ratio" else kind)
         headers.append(Header(key, label, how.unit, group))
+        origin = Origin((source,), MEAN)
         for line, known in zip(cells, values, strict=True):
             spread = f"± {how.text(known.half)}" if known and known.half else ""
-            line.append(Cell(how.text(known.mean), known, spread) if known else Cell("–"))
+            line.append(Cell(how.text(known.mean), known, spread, origin=origin) if known else Cell("–"))
     rows = [
         Row(own.name, own.title, len(own.runs), tuple(line), own.experiments, f"run-{slug(own.experiments[0])}")
         for own, line in zip(found, cells, strict=True)
@@ -185,7 +192,7 @@ def _load(run: Run) -> Pretraining:
     record = read_json(path, Record, "pretrain")
     if record.identity != run.manifest.identities["pretrain"]:
         raise UserError(f"{path}: its identity is not the one in manifest.json; {again(run.folder, 'evaluate')}")
-    return Pretraining(run.seed, run.folder, record, read_curve(run.folder, "autoencoder.csv", CURVE, "pretrain"))
+    return Pretraining(run.seed, run.folder, record)
 
 
 def _title(manifest: Manifest) -> str:
@@ -227,8 +234,8 @@ def _scores(found: Sequence[Autoencoder]) -> list[tuple[str, str]]:
     return list(dict.fromkeys(scores))
 
 
-def _score(network: str, score: str) -> Callable[[Record], float | None]:
-    return lambda record: record.metrics.features.get(network, {}).get(score)
+def _source(*path: str) -> Source:
+    return Source("pretrain.json", *path)
 
 
 def _estimate(values: Sequence[float | None]) -> Estimate | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,9 +12,10 @@ from pydantic import Field, ValidationError, model_validator
 
 from fdm.config import Frozen, explain
 from fdm.errors import UserError
-from fdm.report.load import Method, Results, Run
+from fdm.report.load import Method, Results
 from fdm.report.numbers import Estimate
-from fdm.report.paired import quality, ratio
+from fdm.report.origin import Origin, Source
+from fdm.report.paired import Value, quality, quality_source, ratio
 from fdm.report.table import Cell, Header, Row, Table
 
 Measure = Literal["quality", "flops_per_sample", "seconds_per_sample", "training_flops", "training_seconds"]
@@ -23,13 +24,15 @@ Word = Literal["reproduced", "not reproduced", "not testable at this scale"]
 LEAST_SEEDS = 2
 LEAST_SAMPLES = 500
 """Below this many samples a distance is mostly its own bias (docs/metrics.md)."""
-VALUES: Mapping[Measure, tuple[str, Callable[[Run], float | None]]] = {
+VALUES: Mapping[Measure, tuple[str, Value]] = {
     "quality": ("Fréchet distance", quality),
-    "flops_per_sample": ("FLOPs per sample", lambda run: run.cost.flops_per_sample),
-    "seconds_per_sample": ("time per sample", lambda run: run.cost.seconds_per_sample),
-    "training_flops": ("FLOPs of training", lambda run: run.cost.training.flops),
-    "training_seconds": ("time of training", lambda run: run.cost.training.seconds),
+    "flops_per_sample": ("FLOPs per sample", Source("cost.json", "flops_per_sample")),
+    "seconds_per_sample": ("time per sample", Source("cost.json", "seconds_per_sample")),
+    "training_flops": ("FLOPs of training", Source("cost.json", "training", "flops")),
+    "training_seconds": ("time of training", Source("cost.json", "training", "seconds")),
 }
+MEASURED = ("verdict", "reason", "measured")
+"""Columns of the table that rest on the evidence."""
 
 
 class Paper(Frozen):
@@ -213,7 +216,12 @@ def claims_table(claims: Claims, results: Results) -> Table:
             claim.published,
         )
         behind = tuple(method.name for method in pair or results.methods)
-        rows.append(Row(name, claim.claim, seeds, tuple(Cell(text or "–", text) for text in texts), behind))
+        origin = _origin(claim, *pair) if pair and verdict.evidence else None
+        cells = [
+            Cell(text or "–", text, origin=origin if header.key in MEASURED else None)
+            for header, text in zip(headers, texts, strict=True)
+        ]
+        rows.append(Row(name, claim.claim, seeds, tuple(cells), behind))
     return Table(
         "claims",
         "Claims of the papers",
@@ -230,6 +238,14 @@ def _pair(claim: Claim, results: Results) -> tuple[Method, Method] | None:
     found = {method.name: method for method in results.methods}
     ours, theirs = (next((found[name] for name in names if name in found), None) for names in (claim.of, claim.against))
     return (ours, theirs) if ours and theirs else None
+
+
+def _origin(claim: Claim, ours: Method, theirs: Method) -> Origin:
+    """Where the numbers stand on which the verdict rests."""
+    values = [VALUES[test.measure][1] for test in claim.tests]
+    found = [value if isinstance(value, Source) else quality_source(ours.runs[0]) for value in values]
+    how = f"mean of the ratios of {ours.name} to {theirs.name} under the same seed"
+    return Origin(tuple(source for source in found if source), how, theirs.name)
 
 
 def _evidence(test: Test, ours: Method, theirs: Method) -> Evidence | None:

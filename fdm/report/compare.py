@@ -11,6 +11,7 @@ from scipy import stats
 
 from fdm.report.load import Method, Results, load, settings_of
 from fdm.report.numbers import Estimate, Scale, estimate, scale
+from fdm.report.origin import Source
 from fdm.report.plan import Plan
 from fdm.report.settings import ABSENT, flatten
 from fdm.report.table import Cell, Header, Row, Table
@@ -46,14 +47,14 @@ def _columns(old: Results, new: Results) -> list[Column]:
     scores = {column.key: column for column in [*score_columns(old), *score_columns(new)]}
     return [
         *scores.values(),
-        Column("parameters", "Parameters", "count", lambda run: run.cost.parameters),
+        Column("parameters", "Parameters", "count", Source("cost.json", "parameters")),
         Column(
-            "evaluations_per_sample", "Evaluations per sample", "count", lambda run: run.cost.evaluations_per_sample
+            "evaluations_per_sample", "Evaluations per sample", "count", Source("cost.json", "evaluations_per_sample")
         ),
-        Column("flops_per_sample", "FLOPs per sample", "flops", lambda run: run.cost.flops_per_sample),
-        Column("seconds_per_sample", "Time per sample", "seconds", lambda run: run.cost.seconds_per_sample),
-        Column("training_seconds", "Training", "seconds", lambda run: run.cost.training.seconds),
-        Column("peak_memory_bytes", "Peak memory", "bytes", lambda run: run.cost.peak_memory_bytes),
+        Column("flops_per_sample", "FLOPs per sample", "flops", Source("cost.json", "flops_per_sample")),
+        Column("seconds_per_sample", "Time per sample", "seconds", Source("cost.json", "seconds_per_sample")),
+        Column("training_seconds", "Training", "seconds", Source("cost.json", "training", "seconds")),
+        Column("peak_memory_bytes", "Peak memory", "bytes", Source("cost.json", "peak_memory_bytes")),
     ]
 
 

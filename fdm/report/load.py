@@ -10,6 +10,7 @@ import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -162,9 +163,18 @@ class Run:
     manifest: Manifest
     metrics: Metrics
     cost: Cost
-    curve: pd.DataFrame
     restored: Restored | None = None
     drawn: Mapping[str, Drawn] = field(default_factory=dict)
+
+    @cached_property
+    def curve(self) -> pd.DataFrame:
+        """``training.csv``, checked; read when it is first needed, as tables do without it."""
+        return read_curve(self.folder, "training.csv", CURVE, "train")
+
+    def content(self, file: str) -> File | None:
+        """What was read of one of the run's JSON files; None where the run has no such file."""
+        known = {"manifest.json": self.manifest, "metrics.json": self.metrics, "cost.json": self.cost}
+        return self.restored if file == "restore.json" else known[file]
 
     def samples(self, count: int) -> np.ndarray:
         """The first ``count`` samples, uint8 (count, C, H, W)."""
@@ -316,12 +326,9 @@ def _run(folder: Path) -> Run:
             )
     if not metrics.features:
         raise UserError(f"{folder / 'metrics.json'}: holds no score; {again(folder, 'evaluate')}")
-    curve = read_curve(folder, "training.csv", CURVE, "train")
     drawn = {kind: _conditional(folder, manifest, kind, Drawn) for kind in DRAWN}
     present = {kind: record for kind, record in drawn.items() if record}
-    return Run(
-        folder, seed, manifest, metrics, cost, curve, _conditional(folder, manifest, "restore", Restored), present
-    )
+    return Run(folder, seed, manifest, metrics, cost, _conditional(folder, manifest, "restore", Restored), present)
 
 
 def _conditional(folder: Path, manifest: Manifest, kind: str, model: type[Given]) -> Given | None:

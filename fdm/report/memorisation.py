@@ -9,12 +9,23 @@ import numpy as np
 from fdm.report.extras import Neighbours
 from fdm.report.load import Method
 from fdm.report.numbers import Estimate, Scale
+from fdm.report.origin import Origin, Source
 from fdm.report.samples import encode, sheet
 from fdm.report.section import Picture
 from fdm.report.table import Cell, Header, Row, Table
 
 CLOSE = 0.01
 """Quantile of the held-out images' distances below which a sample counts as close."""
+
+SAMPLES, HELD_OUT = Source("neighbours.npz", "distance"), Source("neighbours.npz", "held_out")
+ORIGINS = (
+    Origin((SAMPLES,), "median"),
+    Origin((SAMPLES,), "least"),
+    Origin((HELD_OUT,), "median"),
+    Origin((HELD_OUT,), "least"),
+    Origin((SAMPLES, HELD_OUT), f"share of the first below the {CLOSE:.0%} quantile of the second"),
+)
+"""Of the columns of the table."""
 
 
 def memorisation_table(found: Sequence[tuple[Method, Neighbours]]) -> Table:
@@ -36,8 +47,9 @@ def memorisation_table(found: Sequence[tuple[Method, Neighbours]]) -> Table:
             item.distance.min(),
             *([np.median(held), held.min()] if len(held) else [None] * 2),
         ]
-        cells = [_cell(value, plain) for value in values] + [_cell(close, Scale(0.01, "%", 1))]
-        rows.append(Row(method.name, method.title, 1, tuple(cells)))
+        cells = [_cell(value, plain, origin) for value, origin in zip(values, ORIGINS[:4], strict=True)]
+        cells.append(_cell(close, Scale(0.01, "%", 1), ORIGINS[4]))
+        rows.append(Row(method.name, method.title, 1, tuple(cells), seed=method.runs[0].seed))
     return Table(
         "neighbours",
         "Distance to the nearest training image",
@@ -71,5 +83,7 @@ def memorisation_picture(method: Method, found: Neighbours) -> Picture:
     )
 
 
-def _cell(value: float | None, how: Scale) -> Cell:
-    return Cell("–") if value is None else Cell(how.text(float(value)), Estimate(float(value), None, 1))
+def _cell(value: float | None, how: Scale, origin: Origin) -> Cell:
+    if value is None:
+        return Cell("–")
+    return Cell(how.text(float(value)), Estimate(float(value), None, 1), origin=origin)

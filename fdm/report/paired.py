@@ -10,6 +10,8 @@ from typing import Literal
 
 from fdm.report.load import Method, Run
 from fdm.report.numbers import Estimate, estimate
+from fdm.report.origin import Source
+from fdm.report.tables import score_source
 
 Word = Literal["better", "worse", "none", "not known"]
 Better = Literal["low", "high"]
@@ -53,16 +55,17 @@ def word(change: Estimate | None, better: Better) -> Word:
     return "better" if (change.mean < 0) == (better == "low") else "worse"
 
 
-def score(network: str, name: str) -> Value:
-    """A score of a run, None where the run has none."""
-    return lambda run: run.metrics.features.get(network, {}).get(name)
+def quality_source(run: Run) -> Source | None:
+    """Where the distance stands that stands for quality: of Inception-v3 features where there are any, else of the first network."""
+    features = run.metrics.features
+    network = "inception-v3" if features.get("inception-v3") else next(iter(features))
+    return next((score_source(network, name) for name in DISTANCES if name in features[network]), None)
 
 
 def quality(run: Run) -> float | None:
-    """The distance that stands for quality: of Inception-v3 features where there are any, else of the first network."""
-    features = run.metrics.features
-    scores = features.get("inception-v3") or next(iter(features.values()))
-    return next((scores[name] for name in DISTANCES if name in scores), None)
+    """The distance that stands for quality."""
+    source = quality_source(run)
+    return source(run) if source else None
 
 
 def _pairs(method: Method, baseline: Method, value: Value) -> list[tuple[float, float]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fdm.report.load import Method, Restored, Results, Task
 from fdm.report.numbers import Estimate, Kind, estimate, scale
+from fdm.report.origin import Origin, Source
 from fdm.report.table import Cell, Header, Row, Table
 
 COLUMNS: dict[str, tuple[str, str, Kind]] = {
@@ -42,7 +43,10 @@ def restoration_table(results: Results) -> Table | None:
     rows = []
     for i, (method, what, how, tasks) in enumerate(lines):
         said = ESTIMATORS.get(how, how)
-        numbers = [_cell(column[i], name, s.decimals) for name, column, s in zip(present, cells, scales, strict=True)]
+        numbers = [
+            _cell(column[i], name, s.decimals, _origin(method, tasks, how, name))
+            for name, column, s in zip(present, cells, scales, strict=True)
+        ]
         rows.append(Row(method.name, method.title, len(tasks), (Cell(what, what), Cell(said, said), *numbers)))
     first = next(run.restored for run in results.runs if run.restored)
     return Table("conditional", "Restoration without training for it", _caption(first), tuple(headers), tuple(rows))
@@ -73,14 +77,21 @@ def _estimate(tasks: list[Task], how: str, name: str) -> Estimate | None:
     return Estimate(only.mean, (only.high - only.low) / 2, 1)
 
 
-def _cell(value: Estimate | None, name: str, decimals: int) -> Cell:
+def _origin(method: Method, tasks: list[Task], how: str, name: str) -> Origin:
+    first = next(run.restored for run in method.runs if run.restored)
+    place = next(i for i, task in enumerate(first.tasks) if task.stage == tasks[0].stage)
+    source = Source("restore.json", "tasks", str(place), "scores", how, name, "mean")
+    return Origin((source,), "mean over seeds, each a mean over images")
+
+
+def _cell(value: Estimate | None, name: str, decimals: int, origin: Origin) -> Cell:
     if value is None:
         return Cell("–")
     # Errors span many powers of ten: from what rounding leaves to what a model gets wrong.
     if name == "consistency":
-        return Cell(f"{value.mean:.1e}".replace("-", "−"), value)
+        return Cell(f"{value.mean:.1e}".replace("-", "−"), value, origin=origin)
     spread = f"{value.half:.{decimals}f}" if value.half else ""
-    return Cell(f"{value.mean:.{decimals}f}", value, f"± {spread}" if spread.strip("0.") else "")
+    return Cell(f"{value.mean:.{decimals}f}", value, f"± {spread}" if spread.strip("0.") else "", origin=origin)
 
 
 def _caption(restored: Restored) -> str:

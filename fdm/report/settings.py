@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fdm.report.load import Method, Results, settings_of
+from fdm.report.origin import Origin, Source
 from fdm.report.table import Cell, Header, Row, Table
 
 ABSENT = "–"
@@ -18,7 +19,12 @@ def settings_table(results: Results) -> Table:
     keys = list(dict.fromkeys(key for values in flat.values() for key in values))
     differing = [key for key in keys if len({values.get(key, ABSENT) for values in flat.values()}) > 1]
     rows = [
-        Row(method.name, method.title, len(method.runs), tuple(_cell(flat[method.name].get(key)) for key in differing))
+        Row(
+            method.name,
+            method.title,
+            len(method.runs),
+            tuple(_cell(flat[method.name].get(key), key) for key in differing),
+        )
         for method in results.methods
     ]
     caption = (
@@ -70,5 +76,6 @@ def _part(part: Mapping[str, Any]) -> str:
     return f"{name}({inner})" if inner else name
 
 
-def _cell(value: str | None) -> Cell:
-    return Cell(ABSENT) if value is None else Cell(value, value)
+def _cell(value: str | None, key: str) -> Cell:
+    origin = Origin((Source("manifest.json", "experiment", *key.split(".")),), "the same for all seeds")
+    return Cell(ABSENT) if value is None else Cell(value, value, origin=origin)

@@ -5,16 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fdm.report.numbers import Estimate
+from fdm.report.origin import Origin
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A printed value; ``raw`` is None where there is none, ``best`` marks a difference that seeds support."""
+    """A printed value; ``raw`` is None where there is none, ``best`` marks a difference that seeds support.
+
+    ``origin`` says where it comes from; None for what is not read from a file of a run.
+    """
 
     text: str
     raw: Estimate | str | None = None
     spread: str = ""
     best: bool = False
+    origin: Origin | None = None
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,8 @@ class Row:
     """Mostly one method: then ``name`` is its experiment.
 
     ``of`` names the experiments behind a row that is not one method (or is several), so that the method filter reaches it;
-    ``anchor`` is the place on the page that its numbers link to where that is not the manifests of ``name``.
+    ``anchor`` is the place on the page that its numbers link to where that is not the manifests of ``name``; ``seed`` is that of the
+    one run that it stands for, if it does not stand for all seeds.
     """
 
     name: str
@@ -42,6 +48,7 @@ class Row:
     cells: tuple[Cell, ...]
     of: tuple[str, ...] = ()
     anchor: str = ""
+    seed: int | None = None
 
     @property
     def experiments(self) -> tuple[str, ...]:

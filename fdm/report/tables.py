@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from fdm.report.load import Results, Run
+from fdm.report.load import Results
 from fdm.report.names import slug
 from fdm.report.numbers import Estimate, Kind, Scale, estimate, scale
+from fdm.report.origin import Origin, Source
 from fdm.report.table import Cell, Header, Row, Table
 
 BASELINE = "ddpm"
+MEAN = "mean over seeds"
 NETWORKS = {"inception-v3": "Inception-v3", "efficientnet-lite0": "EfficientNet-Lite0"}
 Better = Literal["low", "high"]
 Item = TypeVar("Item")
@@ -19,12 +21,12 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Column:
-    """One quantity: its name in the CSV, its header, and how to read it off a run (None: this run has none)."""
+    """One quantity: its name in the CSV, its header, and where it stands in the files of a run (a run may have none)."""
 
     key: str
     label: str
     kind: Kind
-    value: Callable[[Run], float | None]
+    value: Source
     group: str = ""
     better: Better | None = None
     relative: bool = False
@@ -33,6 +35,11 @@ class Column:
 def network_title(network: str) -> str:
     """A feature network's proper name."""
     return NETWORKS.get(network, network)
+
+
+def score_source(network: str, score: str) -> Source:
+    """Where a score stands."""
+    return Source("metrics.json", "features", network, score)
 
 
 def score_columns(results: Results) -> list[Column]:
@@ -60,7 +67,7 @@ def score_columns(results: Results) -> list[Column]:
                     f"{network}/{score}",
                     label,
                     kind,
-                    _score(network, score),
+                    score_source(network, score),
                     f"{network_title(network)} features",
                     better,
                 )
@@ -71,16 +78,20 @@ def score_columns(results: Results) -> list[Column]:
 def main_table(results: Results) -> Table:
     """One row per experiment: scores and what a sample costs."""
     cost = [
-        Column("parameters", "Parameters", "count", lambda run: run.cost.parameters, "network"),
+        Column("parameters", "Parameters", "count", Source("cost.json", "parameters"), "network"),
         Column(
-            "evaluations_per_sample", "Evaluations", "count", lambda run: run.cost.evaluations_per_sample, "per sample"
+            "evaluations_per_sample",
+            "Evaluations",
+            "count",
+            Source("cost.json", "evaluations_per_sample"),
+            "per sample",
         ),
-        Column("flops_per_sample", "FLOPs", "flops", lambda run: run.cost.flops_per_sample, "per sample", "low"),
-        Column("seconds_per_sample", "Time", "seconds", lambda run: run.cost.seconds_per_sample, "per sample", "low"),
-        *_relative(results, "flops_per_sample", "FLOPs", lambda run: run.cost.flops_per_sample),
-        *_relative(results, "seconds_per_sample", "Time", lambda run: run.cost.seconds_per_sample),
-        Column("training_seconds", "Training", "seconds", lambda run: run.cost.training.seconds, "per run", "low"),
-        Column("peak_memory_bytes", "Peak memory", "bytes", lambda run: run.cost.peak_memory_bytes, "per run", "low"),
+        Column("flops_per_sample", "FLOPs", "flops", Source("cost.json", "flops_per_sample"), "per sample", "low"),
+        Column("seconds_per_sample", "Time", "seconds", Source("cost.json", "seconds_per_sample"), "per sample", "low"),
+        *_relative(results, "flops_per_sample", "FLOPs", Source("cost.json", "flops_per_sample")),
+        *_relative(results, "seconds_per_sample", "Time", Source("cost.json", "seconds_per_sample")),
+        Column("training_seconds", "Training", "seconds", Source("cost.json", "training", "seconds"), "per run", "low"),
+        Column("peak_memory_bytes", "Peak memory", "bytes", Source("cost.json", "peak_memory_bytes"), "per run", "low"),
     ]
     samples = " or ".join(f"{count:,}" for count in _union([run.metrics.samples] for run in results.runs))
     references = " or ".join(
@@ -112,19 +123,19 @@ def training_table(results: Results) -> Table:
         "methods with coarse stages see the same number of images for fewer FLOPs. The backward pass counts as "
         "two forward passes. Time leaves out pauses." + _relative_sentence(results),
         [
-            Column("training_images", "Images seen", "count", lambda run: run.cost.training.images),
-            Column("training_steps", "Steps", "count", lambda run: run.cost.training.steps),
-            Column("training_seconds", "Time", "seconds", lambda run: run.cost.training.seconds, better="low"),
+            Column("training_images", "Images seen", "count", Source("cost.json", "training", "images")),
+            Column("training_steps", "Steps", "count", Source("cost.json", "training", "steps")),
+            Column("training_seconds", "Time", "seconds", Source("cost.json", "training", "seconds"), better="low"),
             Column(
                 "training_images_per_second",
                 "Images per second",
                 "rate",
-                lambda run: run.cost.training.images_per_second,
+                Source("cost.json", "training", "images_per_second"),
                 better="high",
             ),
-            Column("training_flops", "FLOPs", "flops", lambda run: run.cost.training.flops, better="low"),
-            *_relative(results, "training_flops", "FLOPs", lambda run: run.cost.training.flops),
-            *_relative(results, "training_seconds", "Time", lambda run: run.cost.training.seconds),
+            Column("training_flops", "FLOPs", "flops", Source("cost.json", "training", "flops"), better="low"),
+            *_relative(results, "training_flops", "FLOPs", Source("cost.json", "training", "flops")),
+            *_relative(results, "training_seconds", "Time", Source("cost.json", "training", "seconds")),
         ],
     )
 
@@ -137,30 +148,39 @@ def stage_table(results: Results) -> Table:
         "stages",
         "FLOPs of one network evaluation, by stage",
         "Stage 0 is the finest. A multiply-add counts as two. A dash: the method has no such stage.",
-        [Column(f"flops_stage_{stage}", f"Stage {stage}", "flops", _stage_flops(stage)) for stage in stages],
+        [
+            Column(
+                f"flops_stage_{stage}", f"Stage {stage}", "flops", Source("cost.json", "flops_per_evaluation", stage)
+            )
+            for stage in stages
+        ],
     )
 
 
 def runs_table(results: Results) -> Table:
     """Every run on its own: the numbers behind the means, as they stand in its files."""
     columns = [
-        Column(f"{network}/{score}", f"{score} ({network_title(network)})", "score", _score(network, score))
+        Column(f"{network}/{score}", f"{score} ({network_title(network)})", "score", score_source(network, score))
         for network in _union(run.metrics.features for run in results.runs)
         for score in _union(run.metrics.features.get(network, {}) for run in results.runs)
     ]
     columns += [
-        Column("flops_per_sample", "FLOPs per sample", "flops", lambda run: run.cost.flops_per_sample),
-        Column("seconds_per_sample", "Time per sample", "seconds", lambda run: run.cost.seconds_per_sample),
-        Column("training_seconds", "Training", "seconds", lambda run: run.cost.training.seconds),
-        Column("peak_memory_bytes", "Peak memory", "bytes", lambda run: run.cost.peak_memory_bytes),
+        Column("flops_per_sample", "FLOPs per sample", "flops", Source("cost.json", "flops_per_sample")),
+        Column("seconds_per_sample", "Time per sample", "seconds", Source("cost.json", "seconds_per_sample")),
+        Column("training_seconds", "Training", "seconds", Source("cost.json", "training", "seconds")),
+        Column("peak_memory_bytes", "Peak memory", "bytes", Source("cost.json", "peak_memory_bytes")),
     ]
     rows = []
     scales = [scale(_present(column.value(run) for run in results.runs), column.kind) for column in columns]
     for method in results.methods:
         for run in method.runs:
-            cells = [_cell([column.value(run)], how) for column, how in zip(columns, scales, strict=True)]
+            cells = [
+                _cell([column.value(run)], how, Origin((column.value,), "as it stands in the file"))
+                for column, how in zip(columns, scales, strict=True)
+            ]
             anchor = f"run-{slug(method.name)}-seed{run.seed}"
-            rows.append(Row(method.name, method.title, 1, (Cell(str(run.seed), str(run.seed)), *cells), anchor=anchor))
+            line = (Cell(str(run.seed), str(run.seed)), *cells)
+            rows.append(Row(method.name, method.title, 1, line, anchor=anchor, seed=run.seed))
     headers = [Header("seed", "Seed"), *(_header(column, how) for column, how in zip(columns, scales, strict=True))]
     caption = (
         "One row per run, with the numbers of its own files. The spread of KID is over its subsets, not over seeds."
@@ -185,8 +205,11 @@ def _build(results: Results, name: str, title: str, caption: str, columns: Seque
         own = [line[j] for line in estimates]
         how = scale([value.mean for value in own if value], column.kind)
         winner = _winner(own, column.better)
+        origin = Origin((column.value,), MEAN)
+        if column.relative:
+            origin = Origin((column.value,), f"ratio of the means over seeds to that of {BASELINE}", BASELINE)
         headers.append(_header(column, how))
-        cells.append([_printed(value, how, i == winner) for i, value in enumerate(own)])
+        cells.append([_printed(value, how, i == winner, origin) for i, value in enumerate(own)])
     rows = [
         Row(method.name, method.title, len(method.runs), tuple(column[i] for column in cells))
         for i, method in enumerate(results.methods)
@@ -206,25 +229,25 @@ def _winner(values: Sequence[Estimate | None], better: Better | None) -> int | N
     return list(values).index(best) if apart else None
 
 
-def _printed(value: Estimate | None, how: Scale, best: bool) -> Cell:
+def _printed(value: Estimate | None, how: Scale, best: bool, origin: Origin) -> Cell:
     if value is None:
         return Cell("–")
     spread = how.text(value.half) if value.half else ""
     if spread and not spread.strip("0."):
         spread = "<" + how.text(how.divisor * 10.0**-how.decimals)
-    return Cell(how.text(value.mean), value, f"± {spread}" if spread else "", best)
+    return Cell(how.text(value.mean), value, f"± {spread}" if spread else "", best, origin)
 
 
-def _cell(values: Iterable[float | None], how: Scale) -> Cell:
+def _cell(values: Iterable[float | None], how: Scale, origin: Origin) -> Cell:
     present = _present(values)
-    return _printed(estimate(present) if present else None, how, False)
+    return _printed(estimate(present) if present else None, how, False, origin)
 
 
 def _header(column: Column, how: Scale) -> Header:
     return Header(column.key, column.label, how.unit, column.group)
 
 
-def _relative(results: Results, key: str, label: str, value: Callable[[Run], float | None]) -> list[Column]:
+def _relative(results: Results, key: str, label: str, value: Source) -> list[Column]:
     if all(method.name != BASELINE for method in results.methods):
         return []
     return [Column(f"{key}_relative", label, "ratio", value, f"relative to {BASELINE}", relative=True)]
@@ -244,14 +267,6 @@ def _seeds_sentence(results: Results) -> str:
         f"Means over {said} seeds with 95 % t-intervals; a value is in bold only if its interval lies clear of all "
         "others."
     )
-
-
-def _score(network: str, score: str) -> Callable[[Run], float | None]:
-    return lambda run: run.metrics.features.get(network, {}).get(score)
-
-
-def _stage_flops(stage: str) -> Callable[[Run], float | None]:
-    return lambda run: run.cost.flops_per_evaluation.get(stage)
 
 
 def _present(values: Iterable[float | None]) -> list[float]:

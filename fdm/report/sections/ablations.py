@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from fdm.report.ablations import ablation_figure, ablation_table
+from fdm.report.load import Results
 from fdm.report.section import Block, Canvas, Section
+from fdm.report.table import Table
 
 ORDER = 14
+
+
+def tables(results: Results) -> tuple[Table, ...]:
+    """One for each ablation of the suite."""
+    return tuple(ablation_table(name, ablation, results) for name, ablation in results.ablations.items())
 
 
 def build(canvas: Canvas) -> Section | None:
     """None where the suite has no ablations."""
     blocks: list[Block] = []
-    for name, ablation in canvas.results.ablations.items():
-        blocks.append(ablation_table(name, ablation, canvas.results))
+    for table, (name, ablation) in zip(tables(canvas.results), canvas.results.ablations.items(), strict=True):
+        blocks.append(table)
         blocks.append(
             canvas.draw(
                 f"ablation-{name}",

@@ -5,10 +5,18 @@ from __future__ import annotations
 import numpy as np
 
 from fdm.report.autoencoders import autoencoders, curves, table
+from fdm.report.load import Results
 from fdm.report.samples import encode
 from fdm.report.section import Canvas, Gallery, Picture, Section
+from fdm.report.table import Table
 
 ORDER = 45
+
+
+def tables(results: Results) -> tuple[Table, ...]:
+    """One table, or none where no run has an autoencoder."""
+    found = autoencoders(results)
+    return (table(found, results),) if found else ()
 
 
 def build(canvas: Canvas) -> Section | None:

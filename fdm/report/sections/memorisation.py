@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from fdm.report.extras import neighbours
+from fdm.report.load import Results
 from fdm.report.memorisation import memorisation_picture, memorisation_table
 from fdm.report.section import Canvas, Gallery, Section
+from fdm.report.table import Table
 
 ORDER = 24
+
+
+def tables(results: Results) -> tuple[Table, ...]:
+    """Distances; none where the results hold no neighbours."""
+    found = neighbours(results)
+    return (memorisation_table(found),) if found else ()
 
 
 def build(canvas: Canvas) -> Section | None:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from fdm.report.load import Results
 from fdm.report.restoration import restoration_table
 from fdm.report.section import Canvas, Gallery, Section
 from fdm.report.sheets import sheet
+from fdm.report.table import Table
 
 ORDER = 35
 
 
+def tables(results: Results) -> tuple[Table, ...]:
+    """Scores of every way to restore; none where nothing was restored."""
+    table = restoration_table(results)
+    return (table,) if table else ()
+
+
 def build(canvas: Canvas) -> Section | None:
-    """Scores of every way to restore, and the first images of each experiment's first seed that has some."""
-    table = restoration_table(canvas.results)
-    if table is None:
+    """The scores, and the first images of each experiment's first seed that has some."""
+    found = tables(canvas.results)
+    if not found:
         return None
     pictures = []
     for method in canvas.results.methods:
@@ -20,4 +28,4 @@ def build(canvas: Canvas) -> Section | None:
         if run:
             caption = f"Seed {run.seed}, the first images, not selected."
             pictures.append(sheet(method, run, "restore", "Restorations", caption, canvas.folder))
-    return Section("restoration", "Restoration", (table, Gallery(tuple(pictures))))
+    return Section("restoration", "Restoration", (*found, Gallery(tuple(pictures))))

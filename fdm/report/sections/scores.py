@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from fdm.report.figures import quality_against_cost
+from fdm.report.load import Results
 from fdm.report.section import Canvas, Section
+from fdm.report.table import Table
 from fdm.report.tables import main_table
 
 ORDER = 10
+
+
+def tables(results: Results) -> tuple[Table, ...]:
+    """The main table."""
+    return (main_table(results),)
 
 
 def build(canvas: Canvas) -> Section:
@@ -21,4 +28,4 @@ def build(canvas: Canvas) -> Section:
         "mark per method",
         quality_against_cost(canvas.results, canvas.looks),
     )
-    return Section("scores", "Scores and cost", (main_table(canvas.results), quality))
+    return Section("scores", "Scores and cost", (*tables(canvas.results), quality))

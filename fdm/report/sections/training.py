@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from fdm.report.figures import training_curves
+from fdm.report.load import Results
 from fdm.report.section import Canvas, Section
+from fdm.report.table import Table
 from fdm.report.tables import stage_table, training_table
 
 ORDER = 40
+
+
+def tables(results: Results) -> tuple[Table, ...]:
+    """The cost of training, and FLOPs by stage."""
+    return training_table(results), stage_table(results)
 
 
 def build(canvas: Canvas) -> Section:
@@ -22,4 +29,4 @@ def build(canvas: Canvas) -> Section:
         "Training loss against images seen, one line per method, for all steps and for the steps of each stage",
         training_curves(canvas.results, canvas.looks),
     )
-    return Section("training", "Training", (curves, training_table(canvas.results), stage_table(canvas.results)))
+    return Section("training", "Training", (curves, *tables(canvas.results)))

@@ -1,0 +1,101 @@
+"""What a folder ``results/<suite>/<experiment>/seed<k>/`` says of itself: its records, and the digests that they hold."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fdm.store import record_digest, sha256
+
+STEPS = ("pretrain", "train", "sample", "evaluate", "restore", "vary", "interpolate")
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A folder's records as they are on disk.
+
+    Attributes:
+        records: content by file name, of those that are as they were sealed or never were.
+        damaged: why a record cannot be trusted, by file name.
+        unsealed: names of records that were made before digests were recorded.
+        files: recorded SHA-256 of every other file, by name.
+    """
+
+    folder: Path
+    records: Mapping[str, dict[str, Any]]
+    damaged: Mapping[str, str]
+    unsealed: tuple[str, ...]
+    files: Mapping[str, str]
+
+    @property
+    def manifest(self) -> dict[str, Any] | None:
+        """The manifest, where there is a good one."""
+        return self.records.get(MANIFEST)
+
+    def state(self, name: str) -> str:
+        """What a file of the run is, in words: ``as recorded`` if it is what it was when it was made."""
+        if not (self.folder / name).is_file():
+            return "not here"
+        if name in self.damaged:
+            return self.damaged[name]
+        if name in self.records:
+            return "no digest recorded" if name in self.unsealed else "as recorded"
+        if name not in self.files:
+            return "no digest recorded"
+        return "as recorded" if sha256(self.folder / name) == self.files[name] else "not as recorded"
+
+
+def record_name(step: str) -> str:
+    """The file that holds a step's record."""
+    return MANIFEST if step == "evaluate" else f"{step}.json"
+
+
+def read_folder(folder: Path) -> RunFolder:
+    """Read all records of a run; damaged ones are named, not raised."""
+    records: dict[str, dict[str, Any]] = {}
+    damaged: dict[str, str] = {}
+    unsealed: list[str] = []
+    files: dict[str, str] = {}
+    for name in map(record_name, STEPS):
+        if not (folder / name).is_file():
+            continue
+        try:
+            record = json.loads((folder / name).read_bytes())
+            digests = record.get("files", {}).items()
+        except (OSError, ValueError, AttributeError) as error:
+            damaged[name] = f"cannot be read ({' '.join(str(error).split())})"
+            continue
+        if "files" not in record and "digest" not in record:
+            unsealed.append(name)
+        elif record.get("digest") != record_digest(record):
+            damaged[name] = "does not match its own digest"
+            continue
+        records[name] = record
+        files.update(digests)
+    return RunFolder(folder, records, damaged, tuple(unsealed), files)
+
+
+def under_dvc(path: Path, root: Path | None = None) -> bool:
+    """Whether DVC has ``path`` or a folder that it is in, as an output of a stage (dvc.lock) or in a ``.dvc`` file."""
+    root = (root or Path()).resolve()
+    path = path.resolve()
+    places = {path, *path.parents}
+    return any(place.with_name(f"{place.name}.dvc").is_file() for place in places if place.name) or bool(
+        places & {root / out for out in _outputs(root)}
+    )
+
+
+@cache
+def _outputs(root: Path) -> frozenset[str]:
+    try:
+        lock = yaml.safe_load((root / "dvc.lock").read_text(encoding="utf-8"))
+        return frozenset(str(out["path"]) for stage in lock["stages"].values() for out in stage.get("outs", ()))
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+        return frozenset()
