@@ -124,7 +124,7 @@ class Run:
         from fdm.training.loop import train
 
         codec = self.autoencoder.load() if self.autoencoder else None
-        folder = run_folder("train", self.train_identity)
+        folder = run_folder("train", self.train_identity, self.pretrain_identity)
         with locked(folder):
             record = record_of(folder, "train", self.train_identity)
             if not record:
@@ -155,7 +155,7 @@ class Run:
             return record
         config = self.experiment.sampling
         wanted = shard_range(config.count, shard, shards)
-        folder = run_folder("sample", self.sample_identity)
+        folder = run_folder("sample", self.sample_identity, self.train_identity)
         if not record_of(folder, "sample", self.sample_identity):
             network, process = self.model()
             cycle = class_cycle(config, self.experiment.classes)
@@ -188,7 +188,7 @@ class Run:
         e = self.experiment
         train, sample = self._record_of("train", self.train_identity), self._record_of("sample", self.sample_identity)
         pretrained = {"pretrain": self.autoencoder.record()} if self.autoencoder else {}
-        folder = run_folder("evaluate", self.evaluate_identity)
+        folder = run_folder("evaluate", self.evaluate_identity, self.sample_identity)
         with locked(folder):
             if not record_of(folder, "evaluate", self.evaluate_identity):
                 samples = self._samples()
