@@ -11,8 +11,6 @@ from .conftest import ROOT, Repository
 
 pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
 
-GIT = ("git", "-c", "user.name=test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false")
-
 
 def test_repro_then_a_seed_then_a_clone(repository: Repository, tmp_path: Path) -> None:
     repository.run("git", "init", "--quiet", ".")
@@ -29,10 +27,8 @@ def test_repro_then_a_seed_then_a_clone(repository: Repository, tmp_path: Path) 
 
     repository.run("dvc", "remote", "add", "--quiet", "--default", "store", str(tmp_path / "remote"))
     repository.run("dvc", "push")
-    repository.run(*GIT, "add", "--all")
-    repository.run(*GIT, "commit", "--quiet", "--message", "test: results")
-    repository.run("git", "clone", "--quiet", str(repository.root), str(tmp_path / "clone"))
-    clone = Repository(tmp_path / "clone")
+    repository.commit()
+    clone = repository.clone(tmp_path / "clone")
     clone.run("dvc", "pull")
     assert clone.plan() == {}
     assert "Nothing to be done" in clone.snakemake()
