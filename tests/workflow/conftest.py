@@ -75,6 +75,10 @@ class Repository:
         self.run("git", "add", "--all")
         self.run(*GIT, "commit", "--quiet", "--message", "test: results")
 
+    def trained(self) -> set[str]:
+        """Names of the trainings in the run store."""
+        return {path.name for path in self.root.glob("work/train-*")}
+
     def clone(self, root: Path) -> Repository:
         """A clone, as of another machine: nothing but what git holds."""
         self.run("git", "clone", "--quiet", str(self.root), str(root))
@@ -142,6 +146,25 @@ def repository(finished: Finished, tmp_path: Path) -> Repository:
     """A copy of the finished run, to be changed at will."""
     shutil.copytree(finished.root, tmp_path / "repository", symlinks=True)
     return Repository(tmp_path / "repository")
+
+
+@pytest.fixture(scope="session")
+def committed(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The finished suite in git and DVC's cache. Not to be changed: take ``published``."""
+    root = tmp_path_factory.mktemp("committed") / "repository"
+    shutil.copytree(finished.root, root, symlinks=True)
+    repository = Repository(root)
+    repository.run("git", "init", "--quiet", ".")
+    repository.dvc("commit --quiet --force")
+    repository.commit()
+    return root
+
+
+@pytest.fixture
+def published(committed: Path, tmp_path: Path) -> Repository:
+    """A copy of that, to be changed at will."""
+    shutil.copytree(committed, tmp_path / "published", symlinks=True)
+    return Repository(tmp_path / "published")
 
 
 @pytest.fixture

@@ -11,31 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Finished, Repository
+from .conftest import Repository
 from .servers import s3_server, ssh_server
 
 pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
 
 Configure = Callable[[Repository], None]
-
-
-@pytest.fixture(scope="module")
-def committed(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The finished suite in git, with its results in DVC's cache. Not to be changed."""
-    root = tmp_path_factory.mktemp("committed") / "repository"
-    shutil.copytree(finished.root, root, symlinks=True)
-    repository = Repository(root)
-    repository.run("git", "init", "--quiet", ".")
-    repository.dvc("commit --quiet --force")
-    repository.commit()
-    return root
-
-
-@pytest.fixture
-def published(committed: Path, tmp_path: Path) -> Repository:
-    """A copy of it, to be changed at will."""
-    shutil.copytree(committed, tmp_path / "here", symlinks=True)
-    return Repository(tmp_path / "here")
 
 
 def _folder(repository: Repository, tmp_path: Path) -> Iterator[Configure]:
@@ -97,6 +78,23 @@ def test_clone_pull_report(
     assert "up to date" in clone.dvc("status")
     assert not list(serving)
     assert [path.name for path in (tmp_path / "home").iterdir() if path.name == ".ssh"] == []
+
+
+def test_a_damaged_remote_is_found_out(published: Repository, tmp_path: Path) -> None:
+    """With ``verify``, a file of the remote that has changed is not taken for what its name says."""
+    remote = tmp_path / "remote"
+    published.dvc(f"remote add --quiet --default store {remote}", "remote modify store verify true", "push --quiet")
+    published.commit()
+    model = published.root / "results/smoke/ddpm/seed0/model.safetensors"
+    stored = next(path for path in remote.rglob("*") if path.is_file() and path.read_bytes() == model.read_bytes())
+    content = bytearray(stored.read_bytes())
+    content[len(content) // 2] ^= 1
+    stored.chmod(0o644)
+    stored.write_bytes(content)
+    clone = published.clone(tmp_path / "there")
+    said = clone.run("dvc", "pull", status=None)
+    assert "ERROR: failed to pull data" in said and "results/smoke" in said and "Traceback" not in said
+    assert not list(clone.root.glob("results/**/model.safetensors"))
 
 
 def _contents(folder: Path) -> dict[Path, bytes]:
