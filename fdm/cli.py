@@ -472,6 +472,30 @@ def check(
         raise UserError(f"check: {bad} {'thing is' if bad == 1 else 'things are'} not as made; see above")
 
 
+@app.command()
+def gc(
+    delete: Annotated[bool, typer.Option("--delete", help="Remove them. Default: only list them.")] = False,
+    dropped: Annotated[
+        bool, typer.Option("--dropped", help="Also results of experiments and seeds that their suite no longer names.")
+    ] = False,
+    unfinished: Annotated[
+        float, typer.Option(metavar="DAYS", min=0, help="Unfinished runs that changed within so many days stay.")
+    ] = 7,
+    results: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="Results that count, repeatable: all that use this store. Default: results."),
+    ] = None,
+) -> None:
+    """List, or remove, runs of the store (work/, or $FDM_WORK) that no result refers to; docs/dvc.md.
+
+    Example: fdm gc, then fdm gc --delete
+    """
+    from fdm.gc import collect
+
+    for line in collect(results or [Path("results")], unfinished, dropped, delete):
+        print(line)
+
+
 def _compare(before: Path, after: Path, to: Path | None) -> None:
     """Print what changed as Markdown; with ``to`` also write the tables there in all formats."""
     from fdm.report.compare import compare

@@ -160,7 +160,7 @@ class Run:
         precision = {"32": "32-true", "bf16": "bf16-mixed"}[e.training.precision]
         fabric = connect(layout, self.torch_device, precision)
         ranks = Ranks(fabric)
-        folder = run_folder("train", self.train_identity)
+        folder = run_folder("train", self.train_identity, self.pretrain_identity)
         with ExitStack() as held, ranks.connected():
             record: dict[str, Any] | None = None
             with ranks.together():
@@ -201,7 +201,7 @@ class Run:
             return record
         config = self.experiment.sampling
         wanted = shard_range(config.count, shard, shards)
-        folder = run_folder("sample", self.sample_identity)
+        folder = run_folder("sample", self.sample_identity, self.train_identity)
         if not record_of(folder, "sample", self.sample_identity):
             network, process = self.model()
             cycle = class_cycle(config, self.experiment.classes)
@@ -234,7 +234,7 @@ class Run:
         e = self.experiment
         train, sample = self._record_of("train", self.train_identity), self._record_of("sample", self.sample_identity)
         pretrained = {"pretrain": self.autoencoder.record()} if self.autoencoder else {}
-        folder = run_folder("evaluate", self.evaluate_identity)
+        folder = run_folder("evaluate", self.evaluate_identity, self.sample_identity)
         with locked(folder):
             if not record_of(folder, "evaluate", self.evaluate_identity):
                 samples = self._samples()

@@ -33,13 +33,20 @@ def root() -> Path:
     return Path(os.environ.get("FDM_WORK", "work"))
 
 
-def run_folder(kind: str, identity: str) -> Path:
-    """Folder of one run, for example ``work/train-0123456789abcdef``; created if missing."""
+def run_folder(kind: str, identity: str, *needs: str | None) -> Path:
+    """Folder of one run, for example ``work/train-0123456789abcdef``; created if missing.
+
+    Args:
+        needs: identities of the runs that it starts from, where it has any. They are noted in ``needs.json``, so that nobody
+            takes them away before this one is finished (``fdm.gc``).
+    """
     folder = root() / f"{kind}-{identity}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{folder}: cannot create the run folder: {error.strerror}") from None
+    if any(needs) and not (folder / "needs.json").is_file():
+        write_json(folder / "needs.json", [run for run in needs if run])
     return folder
 
 

@@ -20,6 +20,16 @@ PARTS = (
     ".dvcignore", ".gitignore", "pyproject.toml",
 )  # fmt: skip
 
+GIT = ("git", "-c", "user.name=test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false")
+DVC = """
+import shlex, sys
+from dvc.cli import main
+
+for command in sys.argv[1:]:
+    if status := main(shlex.split(command)):
+        sys.exit(f"dvc {command}: status {status}")
+"""
+
 
 @dataclass(frozen=True)
 class Repository:
@@ -55,6 +65,24 @@ class Repository:
     def snakemake(self, *arguments: str, status: int | None = 0) -> str:
         """Run Snakemake on the suite."""
         return self.run("snakemake", *arguments, "--config", "suite=smoke", status=status)
+
+    def dvc(self, *commands: str) -> str:
+        """Run DVC commands one after the other in one process: most of each is the start of Python and DVC."""
+        return self.run(sys.executable, "-c", DVC, *commands)
+
+    def commit(self) -> None:
+        """Commit all that has changed."""
+        self.run("git", "add", "--all")
+        self.run(*GIT, "commit", "--quiet", "--message", "test: results")
+
+    def trained(self) -> set[str]:
+        """Names of the trainings in the run store."""
+        return {path.name for path in self.root.glob("work/train-*")}
+
+    def clone(self, root: Path) -> Repository:
+        """A clone, as of another machine: nothing but what git holds."""
+        self.run("git", "clone", "--quiet", str(self.root), str(root))
+        return Repository(root)
 
     def plan(self) -> dict[str, int]:
         """How many jobs of each rule a run would start."""
@@ -118,6 +146,25 @@ def repository(finished: Finished, tmp_path: Path) -> Repository:
     """A copy of the finished run, to be changed at will."""
     shutil.copytree(finished.root, tmp_path / "repository", symlinks=True)
     return Repository(tmp_path / "repository")
+
+
+@pytest.fixture(scope="session")
+def committed(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The finished suite in git and DVC's cache. Not to be changed: take ``published``."""
+    root = tmp_path_factory.mktemp("committed") / "repository"
+    shutil.copytree(finished.root, root, symlinks=True)
+    repository = Repository(root)
+    repository.run("git", "init", "--quiet", ".")
+    repository.dvc("commit --quiet --force")
+    repository.commit()
+    return root
+
+
+@pytest.fixture
+def published(committed: Path, tmp_path: Path) -> Repository:
+    """A copy of that, to be changed at will."""
+    shutil.copytree(committed, tmp_path / "published", symlinks=True)
+    return Repository(tmp_path / "published")
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -11,37 +12,53 @@ from .conftest import ROOT, Repository
 
 pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
 
-GIT = ("git", "-c", "user.name=test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false")
+
+def _trainings(said: str) -> list[str]:
+    """Which trainings Snakemake has started, by what it said."""
+    return sorted(re.findall(r"^Job \d+: train (.*)$", said, re.MULTILINE))
 
 
-def test_repro_then_a_seed_then_a_clone(repository: Repository, tmp_path: Path) -> None:
+def test_repro_makes_what_is_out_of_date(repository: Repository) -> None:
     repository.run("git", "init", "--quiet", ".")
     repository.run("dvc", "repro")
     assert "Data and pipelines are up to date" in repository.run("dvc", "repro")
+    assert "frechet_distance" in repository.dvc("status", "metrics show", "plots show")
+    assert "Distance to the reference images" in (repository.root / "dvc_plots/index.html").read_text()
 
-    model = repository.root / "results/smoke/ddpm/seed0/model.safetensors"
-    before = model.stat()
-    repository.edit_suite(lambda suite: suite.update(seeds=[0, 1]))
-    said = repository.run("dvc", "repro")
-    assert "train ddpm, seed 1" in said and "train ddpm, seed 0" not in said
-    assert (model.stat().st_ino, model.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
-    assert "up to date" in repository.run("dvc", "status")
 
-    repository.run("dvc", "remote", "add", "--quiet", "--default", "store", str(tmp_path / "remote"))
-    repository.run("dvc", "push")
-    repository.run(*GIT, "add", "--all")
-    repository.run(*GIT, "commit", "--quiet", "--message", "test: results")
-    repository.run("git", "clone", "--quiet", str(repository.root), str(tmp_path / "clone"))
-    clone = Repository(tmp_path / "clone")
-    clone.run("dvc", "pull")
-    assert clone.plan() == {}
-    assert "Nothing to be done" in clone.snakemake()
-    assert "up to date" in clone.run("dvc", "status")
-    assert "frechet_distance" in clone.run("dvc", "metrics", "show")
-    clone.run("dvc", "plots", "show")
-    assert "Distance to the reference images" in (clone.root / "dvc_plots/index.html").read_text()
-    clone.edit_suite(lambda suite: suite.update(seeds=[0, 1, 2]))
+def test_a_seed_more_is_the_only_one_trained(published: Repository) -> None:
+    """Under Snakemake and under DVC: two experiments, so two trainings for each new seed, and no file of another is touched."""
+
+    def state() -> dict[Path, tuple[int, int]]:
+        paths = (published.root / "results").rglob("seed*/*")
+        return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in paths}
+
+    for seed, make in ((1, published.snakemake), (2, lambda: published.run("dvc", "repro"))):
+        files, runs = state(), published.trained()
+        published.edit_suite(lambda suite, seed=seed: suite.update(seeds=list(range(seed + 1))))  # type: ignore[misc]
+        assert _trainings(make()) == [f"ddpm, seed {seed}", f"fdm-ds-3, seed {seed}"]
+        assert len(published.trained() - runs) == 2 and runs <= published.trained()
+        assert files.items() <= state().items() and len(state()) == len(files) * (seed + 1) / seed
+    assert "up to date" in published.dvc("status")
+
+
+def test_repro_pull_and_an_experiment_in_a_clone(published: Repository, tmp_path: Path) -> None:
+    """Without a run store, too, only what has changed is made; with one, old values cost nothing."""
+    published.dvc(f"remote add --quiet --default store {tmp_path / 'remote'}", "push --quiet")
+    published.commit()
+    clone = published.clone(tmp_path / "clone")
+    assert not (clone.root / "results/smoke").exists()
+    said = clone.dvc("repro --pull", "status")
+    assert "Data and pipelines are up to date" in said and not _trainings(said)
+    assert (clone.root / "reports/smoke/index.html").exists() and not (clone.root / "work").exists()
+
+    clone.edit_suite(lambda suite: suite.update(seeds=[0, 1]))
     assert clone.plan() == {"train": 2, "sample": 2, "evaluate": 2, "report": 1}
+    clone.run("git", "checkout", "--quiet", "params")
+    change = "params/suites/smoke.yaml:+experiments.fdm-ds-3.overrides.training.lr=0.002"
+    said = clone.dvc(f"exp run --name faster -S {change}")
+    assert _trainings(said) == ["fdm-ds-3, seed 0"] and len(clone.trained()) == 1
+    assert "faster" in clone.dvc("exp list --name-only", "status")
 
 
 def test_parameters_name_the_dataset_of_their_suite() -> None:

@@ -31,4 +31,6 @@ def test_latent_experiments_are_pretrained_and_share(clone: Repository) -> None:
     weights = [(folder / "autoencoder.safetensors").read_bytes() for folder in folders]
     assert weights[0] == weights[1] and len(list(clone.root.glob("work/pretrain-*"))) == 1
     assert json.loads((folders[1] / "pretrain.json").read_text())["metrics"]["psnr"] > 0
+    needs = [json.loads(path.read_text()) for path in clone.root.glob("work/train-*/needs.json")]
+    assert needs == [[json.loads((folders[1] / "pretrain.json").read_text())["identity"]]]  # for `fdm gc`
     assert clone.plan() == {"train": 3, "sample": 4, "evaluate": 4, "report": 1}
