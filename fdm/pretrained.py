@@ -23,7 +23,7 @@ from fdm.processes import Pretraining, build_process
 from fdm.records import make_record
 from fdm.sources import source_version
 from fdm.store import export, locked, record_of, root, run_folder, write_json
-from fdm.training.checkpoint import load_tensors
+from fdm.training.checkpoint import fill, load_tensors
 
 MODEL = "autoencoder.safetensors"
 PRETRAIN_FILES = (MODEL, "autoencoder.csv", "reconstructions.png", "pretrain.json")
@@ -47,7 +47,7 @@ def load_autoencoder(path: Path, identity: str, needed: Pretraining, device: tor
     """
     tensors, _ = load_tensors(path, identity, "pretrain")
     model = Autoencoder(needed.config, needed.shape)
-    model.load_state_dict(tensors)
+    fill(model, tensors, path)
     return model.to(device).eval().requires_grad_(False)
 
 

@@ -22,6 +22,7 @@ from fdm.errors import UserError
 from fdm.evaluation.cost import add_autoencoder, autoencoder_passes, cost_of_run, images_per_stage
 from fdm.experiment import Experiment, identity
 from fdm.networks.build import build_network
+from fdm.plain import read_json
 from fdm.pretrained import AutoencoderRun, pretraining_of
 from fdm.processes import Process, build_process
 from fdm.progress import Progress
@@ -31,7 +32,7 @@ from fdm.sampling.sampler import class_denoiser
 from fdm.sampling.shards import draw_shard, finished_parts, merge_parts, shard_range
 from fdm.sources import source_version
 from fdm.store import export, locked, record_of, root, run_folder, write_json
-from fdm.training.checkpoint import load_tensors
+from fdm.training.checkpoint import fill, load_tensors
 
 TRAIN_FILES = ("model.safetensors", "training.csv", "train.json")
 SAMPLE_FILES = ("samples.npy", "grid.png", "trajectory.npz", "sample.json")
@@ -270,10 +271,15 @@ class Run:
             path = self.target / "model.safetensors"
         tensors, metadata = load_tensors(path, self.train_identity)
         codec = self.autoencoder.load() if self.autoencoder else None
-        calibration = json.loads(metadata["calibration"])
-        process = build_process(e.method, e.dataset.channels, e.dataset.resolution, calibration, codec)
+        try:
+            calibration = read_json(metadata["calibration"])
+            process = build_process(e.method, e.dataset.channels, e.dataset.resolution, calibration, codec)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(
+                f"{path}: damaged checkpoint: its calibration does not fit ({error}); train again"
+            ) from None
         network = build_network(e.network, e.dataset.resolution, process, e.classes)
-        network.load_state_dict(tensors)
+        fill(network, tensors, path)
         return network.to(self.torch_device).eval(), process
 
     # -- helpers -----------------------------------------------------------------------------------------------------

@@ -8,7 +8,9 @@ from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
-PLUMBING = frozenset({"config", "data", "device", "discover", "errors", "experiment", "progress", "runs", "store"})
+PLUMBING = frozenset(
+    {"config", "data", "device", "discover", "errors", "experiment", "plain", "progress", "runs", "store"}
+)
 """Modules that carry results but do not shape them: what they read and check is in the identity by value."""
 
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
