@@ -159,7 +159,7 @@ def _encoded(image: Image.Image, form: str, **options: Any) -> bytes:
     return file.getvalue()
 
 
-def _png_of_size(width: int, height: int, depth: int = 8, kind: int = 0) -> bytes:
+def png_of_size(width: int, height: int, depth: int = 8, kind: int = 0) -> bytes:
     """A PNG that declares a size and holds hardly anything."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
@@ -188,8 +188,8 @@ PLAIN_IMAGES = (
 )
 ODD_IMAGES = (
     b"", b"GIF89a", b"not an image", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff",
-    _png_of_size(0, 0), _png_of_size(0, 16), _png_of_size(16, 16), _png_of_size(1 << 31, 1 << 31), _png_of_size((1 << 31) - 1, (1 << 31) - 1),
-    _png_of_size(30_000, 30_000), _png_of_size(9_000, 9_000), _png_of_size(16, 16, 16), _png_of_size(16, 16, 8, 7), _png_of_size(16, 16, 99),
+    png_of_size(0, 0), png_of_size(0, 16), png_of_size(16, 16), png_of_size(1 << 31, 1 << 31), png_of_size((1 << 31) - 1, (1 << 31) - 1),
+    png_of_size(30_000, 30_000), png_of_size(9_000, 9_000), png_of_size(16, 16, 16), png_of_size(16, 16, 8, 7), png_of_size(16, 16, 99),
     b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, 1 << 30, 1 << 30, 1, 24, 0, 0, 0, 0, 0, 0),
     b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, -16, -16, 1, 77, 9, 0, 0, 0, 1 << 31, 0),
     _encoded(Image.new("I;16", (16, 16), 40_000), "PNG"), _encoded(Image.new("F", (16, 16), 0.5), "TIFF"), _encoded(_pixels(16, 3), "GIF"),

@@ -6,12 +6,8 @@ Parameter files, overrides, images, weights, arrays and records are real ones th
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 import shutil
-import sys
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +15,7 @@ from unittest import mock
 
 import pytest
 import yaml
+from commandline import attempt
 from conftest import REPOSITORY
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -31,53 +28,12 @@ from malformed import (
     broken_yaml,
 )
 
-from fdm import cli
 from fdm.data import open_store
 from fdm.training.loop import save_tensors
 
 QUICK = ("-o", "training.images=128", "-o", "sampling.count=64", "-o", "sampling.steps=3", "--device", "cpu")
 COMPLETE = {".json", ".safetensors", ".npy", ".npz", ".png"}
 """Suffixes of what counts as a result."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a command ended with and said."""
-
-    status: int
-    stdout: str
-    stderr: str
-
-    @property
-    def refused(self) -> bool:
-        """Whether it failed; then it must have said why in one line, which comes last, and warned of nothing else."""
-        if self.status == 0:
-            return False
-        last = self.stderr.rstrip("\n").splitlines()[-1]
-        assert self.stderr.count("error: ") and last.startswith("error: "), self.stderr
-        assert len(last) < 2200 and last.isprintable() and len(last.split(": ", 2)) == 3, last
-        assert "Traceback" not in self.stdout + self.stderr and "Warning" not in self.stderr, self.stderr
-        return True
-
-
-def attempt(*words: str) -> Outcome:
-    """``fdm WORDS`` in this process, from ``sys.argv`` to the exit status. What is not an exit is a traceback, and fails the test."""
-    out, err = io.StringIO(), io.StringIO()
-    with (
-        mock.patch.object(sys, "argv", ["fdm", *words]),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-        warnings.catch_warnings(record=True) as warned,
-    ):
-        warnings.simplefilter("always")
-        warnings.filterwarnings("ignore", "The `srun` command")  # Fabric's advice wherever SLURM is installed
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            status = end.code if isinstance(end.code, int) else 1
-    remarks = "".join(f"{warning.category.__name__}: {warning.message}\n" for warning in warned)
-    return Outcome(status, out.getvalue(), remarks + err.getvalue())
 
 
 def repeat(count: int, strategy: st.SearchStrategy, case: Callable[..., object]) -> int:

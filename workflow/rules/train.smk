@@ -24,5 +24,5 @@ rule train:
     message:
         "train {wildcards.experiment}, seed {wildcards.seed}"
     shell:
-        "fdm train {params.experiment} {params.overrides} --seed {wildcards.seed}"
-        " --to {params.to} --threads {threads} 2>&1 | tee {log}"
+        "fdm train {params.overrides} --seed {wildcards.seed} --to {params.to:q} --threads {threads}"
+        " -- {params.experiment:q} 2>&1 | tee {log:q}"
