@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from pathlib import Path
@@ -446,4 +447,9 @@ def main() -> None:
         app()
     except UserError as error:
         _say(f"error: {_one_line(str(error))}")
+        sys.exit(1)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        _say(f"error: {_one_line(str(error.filename))[:100]}…: the name is too long for a file")
         sys.exit(1)

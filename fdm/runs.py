@@ -22,7 +22,7 @@ from fdm.errors import UserError
 from fdm.evaluation.cost import add_autoencoder, autoencoder_passes, cost_of_run, images_per_stage
 from fdm.experiment import Experiment, identity
 from fdm.networks.build import build_network
-from fdm.plain import read_json
+from fdm.plain import map_array, read_json
 from fdm.pretrained import AutoencoderRun, pretraining_of
 from fdm.processes import Process, build_process
 from fdm.progress import Progress
@@ -317,8 +317,8 @@ class Run:
         if not path.exists() and self.target:
             path = self.target / "samples.npy"
         try:
-            samples: np.ndarray = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            samples = np.array(map_array(path))
+        except (OSError, ValueError) as error:
             raise UserError(f"{path}: cannot read the samples ({error}); delete the folder and sample again") from None
         return samples
 

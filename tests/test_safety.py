@@ -119,6 +119,24 @@ def test_names_stay_one_folder(name: str) -> None:
         DatasetConfig.model_validate({"name": name, "source": "folder", "resolution": 8, "channels": 1})
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("report", "x" * 300),
+        ("report", "digits", "--results", "x" * 300),
+        ("train", "smoke:ddpm", "--to", "x" * 300),
+        ("data", "x" * 300),
+        ("show", "x" * 300 + ".yaml"),
+        ("show", "\x1b]0;owned\x07:ddpm"),
+        ("data", "ffhq256", "-o", f"dataset.path={'x' * 300}"),
+        ("data", "ffhq256", "-o", "dataset.path=~nobody-of-that-name/x"),
+        ("data", "celeba64", "-o", "dataset.path=~nobody-of-that-name/x"),
+    ],
+)
+def test_places_that_cannot_be(smoke: Path, words: tuple[str, ...]) -> None:
+    assert attempt(*words).refused
+
+
 # --- archives and images
 
 

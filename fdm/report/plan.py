@@ -29,8 +29,6 @@ class Plan:
 def read_plan(suite: str) -> Plan:
     """The plan in ``params/suites/<suite>.yaml`` (or in a path that ends in ``.yaml``)."""
     path = Path(suite) if suite.endswith((".yaml", ".yml")) else PARAMS / "suites" / f"{suite}.yaml"
-    if not path.is_file():
-        return Plan()
     try:
         raw = expand(read_yaml(path.read_text(encoding="utf-8")), str(path), PARAMS)
         return Plan(
@@ -39,5 +37,7 @@ def read_plan(suite: str) -> Plan:
             seeds=tuple(int(seed) for seed in raw.get("seeds", (0,))),
             ablations={str(name): Ablation.model_validate(item) for name, item in raw["ablations"].items()},
         )
+    except FileNotFoundError:
+        return Plan()
     except (OSError, AttributeError, KeyError, TypeError, ValueError):
         raise UserError(f"{path}: not a suite file with `experiments`; `fdm show` says what is wrong with it") from None

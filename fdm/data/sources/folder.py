@@ -42,7 +42,7 @@ def folder_or_zip(config: DatasetConfig, downloads: Path) -> Source:
     Raises:
         UserError: nothing there, no images, an unsafe zip, or a test class that has no training images.
     """
-    path = Path(config.path or "").expanduser()
+    path = Path(os.path.expanduser(config.path or ""))  # Path's own raises where there is no such user
     if path.is_dir():
         listing = _list_folder(path)
     elif path.is_file():
