@@ -52,6 +52,10 @@ lint: $(STAMP) ## Style, types and workflow checks
 	snakefmt --check Snakefile workflow
 	snakemake --lint
 
+.PHONY: audit
+audit: $(STAMP) ## Look up known vulnerabilities of all locked packages (needs the network)
+	python workflow/scripts/audit.py requirements.lock
+
 .PHONY: format
 format: $(STAMP) ## Put code into the house style
 	ruff check --fix .

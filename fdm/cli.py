@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -32,7 +33,7 @@ Overrides = Annotated[
         "-o", "--override", metavar="KEY=VALUE", help="Override a key, e.g. training.images=1000. Repeatable."
     ),
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
+Seed = Annotated[int, typer.Option(min=0, max=(1 << 63) - 1, help="Seed of everything random.")]
 Target = Annotated[Path | None, typer.Option("--to", metavar="DIR", help="Copy finished files here.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all cores.")]
@@ -538,6 +539,15 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+LONGEST = 2000
+
+
+def _one_line(text: str) -> str:
+    """``text`` as one line that cannot steer a terminal, whatever names and values it repeats."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}…"
+
+
 def main() -> None:
     """Entry point: one clear line and status 1 for everything a user can mend."""
     keep_freed_memory()
@@ -546,5 +556,10 @@ def main() -> None:
         app()
     except UserError as error:
         if not isinstance(error, Elsewhere):
-            _say(f"error: {error}")
+            _say(f"error: {_one_line(str(error))}")
         sys.exit(error.status)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        _say(f"error: {_one_line(str(error.filename))[:100]}…: the name is too long for a file")
+        sys.exit(1)

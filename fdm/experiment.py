@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, model_validator
 
 from fdm.config import (
@@ -22,16 +21,20 @@ from fdm.config import (
     EvaluationConfig,
     ExplorationConfig,
     Frozen,
+    Name,
     NetworkConfig,
     RestorationConfig,
     SamplingConfig,
+    Seed,
     TrainingConfig,
     explain,
     nearest,
+    plain_name,
 )
 from fdm.discover import plugins
 from fdm.errors import UserError
 from fdm.grids import Ablation, expand, merge, nested
+from fdm.plain import read_yaml
 
 PARAMS = Path("params")
 BLOCKS: dict[str, type[BaseModel]] = {
@@ -51,7 +54,7 @@ OPTIONAL = frozenset({"conditioning"})
 class Experiment(Frozen):
     """Everything that defines one run but its seed. ``title`` is for people and is not part of the identity."""
 
-    name: str
+    name: Name
     title: str
     dataset: DatasetConfig
     network: NetworkConfig
@@ -130,23 +133,23 @@ class Experiment(Frozen):
 
 
 class _SuiteEntry(Frozen):
-    method: str
+    method: Name
     title: str | None = None
     overrides: dict[str, Any] = Field(default_factory=dict)
 
 
 class _SuiteFile(Frozen):
     title: str
-    dataset: str
-    network: str
-    seeds: tuple[int, ...] = (0,)
+    dataset: Name
+    network: Name
+    seeds: tuple[Seed, ...] = (0,)
     training: dict[str, Any] = Field(default_factory=dict)
     sampling: dict[str, Any] = Field(default_factory=dict)
     evaluation: dict[str, Any] = Field(default_factory=dict)
     conditioning: dict[str, Any] | None = None
     restoration: dict[str, Any] = Field(default_factory=dict)
     exploration: dict[str, Any] = Field(default_factory=dict)
-    experiments: dict[str, _SuiteEntry]
+    experiments: dict[Name, _SuiteEntry]
     ablations: dict[str, Ablation] = Field(default_factory=dict)
 
 
@@ -246,7 +249,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def _read_suite(suite: str) -> tuple[Path, _SuiteFile]:
-    path = Path(suite) if suite.endswith((".yaml", ".yml")) else PARAMS / "suites" / f"{suite}.yaml"
+    path = Path(suite) if suite.endswith((".yaml", ".yml")) else _file("suites", suite)
     try:
         raw = _read(path, "suite")
         file = _SuiteFile.model_validate(raw)
@@ -290,7 +293,7 @@ def _resolve(path: Path, file: _SuiteFile, name: str, overrides: Sequence[str]) 
 
 
 def _block(kind: str, name: str) -> dict[str, Any]:
-    path = PARAMS / kind / f"{name}.yaml"
+    path = _file(kind, name)
     raw = _read(path, kind.removesuffix("s"))
     # Validate the file on its own, so that an error names it and not the suite that uses it.
     if kind == "methods":
@@ -309,7 +312,9 @@ def _validate(model: type[BaseModel], raw: Any, where: str) -> BaseModel:
         raise explain(error, where, [model]) from None
 
 
-def _method(raw: Mapping[str, Any], where: str) -> Frozen:
+def _method(raw: Any, where: str) -> Frozen:
+    if not isinstance(raw, Mapping):
+        raise UserError(f"{where}: expected keys and values, found {type(raw).__name__}")
     known = plugins("processes")
     name = raw.get("process")
     if not isinstance(name, str) or name not in known:
@@ -327,7 +332,7 @@ def _name_autoencoders(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     found = dict(raw)
     block = found.get("autoencoder")
     if isinstance(block, str):
-        path = PARAMS / "autoencoders" / f"{block}.yaml"
+        path = _file("autoencoders", block)
         found["autoencoder"] = _read(path, "autoencoder")
         _validate(AutoencoderConfig, found["autoencoder"], str(path))
     elif isinstance(block, Mapping):
@@ -340,16 +345,25 @@ def _name_autoencoders(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     return found
 
 
+def _file(kind: str, name: str) -> Path:
+    try:
+        return PARAMS / kind / f"{plain_name(name)}.yaml"
+    except ValueError as error:
+        raise UserError(f"{PARAMS / kind}: {name!r}: {error}") from None
+
+
 def _read(path: Path, what: str) -> dict[str, Any]:
-    if not path.is_file():
+    try:
+        raw = read_yaml(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
         names = sorted(found.stem for found in path.parent.glob("*.yaml"))
         raise UserError(
             f"{path}: no such {what} file{nearest(path.stem, names)}; there are: {', '.join(names) or 'none'}"
-        )
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        ) from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(raw, dict):
         raise UserError(f"{path}: expected keys and values at the top level, found {type(raw).__name__}")
     return raw
@@ -361,9 +375,9 @@ def _override(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
         if not separator or not key:
             raise UserError(f"-o {item}: expected key=value, for example training.images=1000")
         try:
-            value: Any = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise UserError(f"-o {item}: the value is not valid YAML") from None
+            value: Any = read_yaml(text)
+        except ValueError as error:
+            raise UserError(f"-o {item}: the value is not valid YAML: {error}") from None
         change = nested(key, value)
         unknown = next(iter(change))
         if unknown not in (*BLOCKS, "method", "title"):

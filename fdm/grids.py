@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field, model_validator
 
 from fdm.config import Frozen, nearest
 from fdm.errors import UserError
+from fdm.plain import read_yaml
 
 Scalar = bool | int | float | str
 LABEL = re.compile(r"[A-Za-z0-9_.,-]+")
@@ -143,8 +143,8 @@ def _settings(raw: Mapping[str, Any], name: str, params: Path) -> dict[str, Any]
 def _read(path: Path) -> dict[str, Any]:
     """A block's YAML; {} where it is missing or broken, which resolving the experiment reports."""
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        found = read_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
 

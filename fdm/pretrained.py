@@ -23,7 +23,7 @@ from fdm.processes import Pretraining, build_process
 from fdm.records import make_record
 from fdm.sources import source_version
 from fdm.store import export, locked, record_of, require_intact, root, run_folder, seal, write_json
-from fdm.training.checkpoint import load_tensors
+from fdm.training.checkpoint import fill, load_tensors
 
 MODEL = "autoencoder.safetensors"
 PRETRAIN_FILES = (MODEL, "autoencoder.csv", "reconstructions.png", "pretrain.json")
@@ -48,7 +48,7 @@ def load_autoencoder(path: Path, identity: str, needed: Pretraining, device: tor
     tensors, _ = load_tensors(path, identity, "pretrain")
     require_intact(path, "pretrain", identity)
     model = Autoencoder(needed.config, needed.shape)
-    model.load_state_dict(tensors)
+    fill(model, tensors, path)
     return model.to(device).eval().requires_grad_(False)
 
 

@@ -24,6 +24,7 @@ from fdm.evaluation.cost import add_autoencoder, autoencoder_passes, cost_of_run
 from fdm.experiment import Experiment, identity
 from fdm.launch import ALONE, Layout, check_devices, connect
 from fdm.networks.build import build_network
+from fdm.plain import map_array, read_json
 from fdm.pretrained import AutoencoderRun, pretraining_of
 from fdm.processes import Process, build_process
 from fdm.progress import Progress
@@ -33,7 +34,7 @@ from fdm.sampling.sampler import class_denoiser
 from fdm.sampling.shards import draw_shard, finished_parts, merge_parts, shard_range
 from fdm.sources import source_version
 from fdm.store import export, locked, record_of, require_intact, root, run_folder, seal, write_json
-from fdm.training.checkpoint import load_tensors
+from fdm.training.checkpoint import fill, load_tensors
 
 TRAIN_FILES = ("model.safetensors", "training.csv", "train.json")
 SAMPLE_FILES = ("samples.npy", "grid.png", "trajectory.npz", "sample.json")
@@ -318,10 +319,15 @@ class Run:
         tensors, metadata = load_tensors(path, self.train_identity)
         require_intact(path, "train", self.train_identity)
         codec = self.autoencoder.load() if self.autoencoder else None
-        calibration = json.loads(metadata["calibration"])
-        process = build_process(e.method, e.dataset.channels, e.dataset.resolution, calibration, codec)
+        try:
+            calibration = read_json(metadata["calibration"])
+            process = build_process(e.method, e.dataset.channels, e.dataset.resolution, calibration, codec)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(
+                f"{path}: damaged checkpoint: its calibration does not fit ({error}); train again"
+            ) from None
         network = build_network(e.network, e.dataset.resolution, process, e.classes)
-        network.load_state_dict(tensors)
+        fill(network, tensors, path)
         return network.to(self.torch_device).eval(), process
 
     # -- helpers -----------------------------------------------------------------------------------------------------
@@ -360,8 +366,8 @@ class Run:
             path = self.target / "samples.npy"
         require_intact(path, "sample", self.sample_identity)
         try:
-            samples: np.ndarray = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            samples = np.array(map_array(path))
+        except (OSError, ValueError) as error:
             raise UserError(f"{path}: cannot read the samples ({error}); delete the folder and sample again") from None
         return samples
 

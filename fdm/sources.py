@@ -9,7 +9,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent
 PLUMBING = frozenset(
-    {"config", "data", "device", "discover", "errors", "experiment", "launch", "progress", "runs", "store"}
+    {"config", "data", "device", "discover", "errors", "experiment", "launch", "plain", "progress", "runs", "store"}
 )
 """Modules that carry results but do not shape them: what they read and check is in the identity by value."""
 

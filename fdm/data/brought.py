@@ -9,6 +9,7 @@ import numpy as np
 
 from fdm.config import DatasetConfig
 from fdm.data.fit import fit_image
+from fdm.data.sources.files import pillow_quiet
 from fdm.data.sources.folder import folder_or_zip
 from fdm.errors import UserError
 
@@ -23,7 +24,7 @@ def load_images(path: Path, config: DatasetConfig, count: int) -> np.ndarray:
     """
     side = config.resolution
     wanted = config.model_copy(update={"fit": "crop-resize", "path": str(path)})
-    with contextlib.closing(folder_or_zip(wanted, Path("downloads"))) as source:  # type: ignore[type-var]
+    with contextlib.closing(folder_or_zip(wanted, Path("downloads"))) as source, pillow_quiet():  # type: ignore[type-var]
         part = source.parts.get("test", source.parts["train"])
         images = []
         for number in range(min(count, part.count)):

@@ -6,19 +6,18 @@ import contextlib
 import hashlib
 import os
 import shutil
-import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from fdm.config import DatasetConfig
 from fdm.data.fit import fit_image
 from fdm.data.locks import held
 from fdm.data.sources import Part, Source, open_source
+from fdm.data.sources.files import pillow_quiet
 from fdm.data.store import Store, manifest_digest, open_store, stored_spec
 from fdm.errors import UserError
 from fdm.store import write_json
@@ -50,8 +49,6 @@ def prepare(
         UserError: the source cannot be had, an image cannot be used, or the store cannot be written; one line that
             names the file. What was there before is then still there.
     """
-    if not config.name or Path(config.name).name != config.name or config.name.startswith("."):
-        raise UserError(f"dataset name {config.name!r}: it must be a plain folder name that does not start with a dot")
     target = root / config.name
     if not force and (store := _current(target, config)):
         return store
@@ -59,9 +56,7 @@ def prepare(
         if not force and (store := _current(target, config)):
             return store
         source = open_source(config, downloads)
-        with contextlib.closing(source), warnings.catch_warnings():  # type: ignore[type-var]
-            # Our own bound on pixels (sources.files) is stricter than the one that Pillow only warns of.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with contextlib.closing(source), pillow_quiet():  # type: ignore[type-var]
             _build(source, config, target, progress)
     return open_store(target)
 

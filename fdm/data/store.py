@@ -9,9 +9,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel, ValidationError
 
-from fdm.config import DatasetConfig
+from fdm.config import DatasetConfig, Name, explain
 from fdm.errors import UserError
+from fdm.plain import map_array, read_json
+
+
+class _Entry(BaseModel):
+    count: int
+    shape: tuple[int, int, int, int]
+    labels: bool
+    sha256: dict[str, str]
+
+
+class _Manifest(BaseModel):
+    """What of ``manifest.json`` is read again."""
+
+    name: str
+    spec: dict[str, Any]
+    source: dict[str, Any]
+    splits: dict[Name, _Entry]
+    classes: list[str] | None
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -95,17 +115,17 @@ def open_store(folder: Path) -> Store:
     """
     path = folder / "manifest.json"
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = read_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{folder}: no prepared data there; run `fdm data {folder.name}`") from None
     except (OSError, ValueError) as error:
         raise _damaged(path, f"cannot be read: {error}") from None
     try:
-        store = Store(folder, manifest, manifest["digest"])
-        intact = store.digest == manifest_digest(manifest)
-    except (KeyError, TypeError):
-        raise _damaged(path, "it lacks entries") from None
-    if not intact:
+        _Manifest.model_validate(manifest)
+    except ValidationError as error:
+        raise _damaged(path, f"it lacks entries: {explain(error, 'manifest')}") from None
+    store = Store(folder, manifest, manifest["digest"])
+    if store.digest != manifest_digest(manifest):
         raise _damaged(path, "it does not match its own digest")
     for name in manifest["splits"]:
         store.split(name)
@@ -125,11 +145,11 @@ def manifest_digest(manifest: dict[str, Any]) -> str:
 
 def _array(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.memmap[Any, Any]:
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = map_array(path)
         size = path.stat().st_size
     except FileNotFoundError:
         raise _damaged(path, "it is missing") from None
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError) as error:
         raise _damaged(path, f"cannot be read: {error}") from None
     if array.shape != shape or array.dtype != dtype:
         raise _damaged(path, f"it holds {array.dtype} {array.shape}, the manifest says {dtype} {shape}")

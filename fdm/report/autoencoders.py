@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
+from fdm.data.sources.files import read_image
 from fdm.errors import UserError
 from fdm.report.figures import WINDOWS, plain_log
 from fdm.report.load import File, Manifest, Results, Run, again, read_curve, read_json
@@ -72,9 +73,8 @@ class Pretraining:
         """Held-out images, each followed by its reconstruction."""
         path = self.folder / "reconstructions.png"
         try:
-            with Image.open(path) as image:
-                return image.convert("RGB")
-        except OSError:
+            return read_image(path, str(path)).convert("RGB")
+        except UserError:
             raise UserError(f"{path}: missing or damaged; {again(self.folder, 'pretrain')}") from None
 
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from fdm.config import Frozen, explain
 from fdm.errors import UserError
+from fdm.plain import read_yaml
 from fdm.report.load import Method, Results
 from fdm.report.numbers import Estimate
 from fdm.report.origin import Origin, Source
@@ -138,11 +138,11 @@ def read_claims(path: Path) -> Claims | None:
     if not path.is_file():
         return None
     try:
-        return Claims.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        return Claims.model_validate(read_yaml(path.read_text(encoding="utf-8")))
     except ValidationError as error:
         raise explain(error, str(path), [Claims, Claim, Test, Paper]) from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not valid YAML: {error}") from None
 
 
 def judge(claim: Claim, results: Results) -> Verdict:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from fdm.errors import UserError
+from fdm.plain import BROKEN
 from fdm.report.load import Method, Results, Run
 
 
@@ -94,7 +94,7 @@ def _read(path: Path, names: Sequence[str], prefix: str = "") -> dict[str, np.nd
         with np.load(path, allow_pickle=False) as stored:
             chosen = [*names, *(name for name in stored.files if prefix and name.startswith(prefix))]
             return {name: stored[name] for name in chosen}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+    except (OSError, *BROKEN):
         again = f"run `fdm evaluate` for {path.parent.parent.name} with --seed {path.parent.name[4:]} again"
         raise UserError(f"{path}: missing or damaged; {again}") from None
 

@@ -7,7 +7,6 @@ another run, a manifest in the wrong folder, a number that is not finite. The re
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from fdm.config import explain
 from fdm.errors import UserError
 from fdm.grids import Ablation
+from fdm.plain import BROKEN, map_array
 from fdm.report.plan import Plan
 
 CURVE = ("step", "images", "stage", "loss")
@@ -180,8 +180,8 @@ class Run:
         """The first ``count`` samples, uint8 (count, C, H, W)."""
         path = self.folder / "samples.npy"
         try:
-            stored = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError):
+            stored = map_array(path)
+        except (OSError, ValueError):
             raise UserError(f"{path}: missing or damaged; {again(self.folder, 'sample')}") from None
         if stored.ndim != 4 or stored.dtype != np.uint8 or len(stored) != self.metrics.samples:
             raise UserError(
@@ -197,7 +197,7 @@ class Run:
             with np.load(path, allow_pickle=False) as stored:
                 t, stage = stored["t"], stored["stage"]
                 z, x = ([stored[f"{kind}_{j}"].astype(np.float32) for j in range(len(t))] for kind in "zx")
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+        except (OSError, *BROKEN):
             raise UserError(f"{path}: missing or damaged; {again(self.folder, 'sample')}") from None
         if len(t) == 0 or len(stage) != len(t) or not all(np.isfinite(frame).all() for frame in [t, *z, *x]):
             raise UserError(f"{path}: empty, uneven or with values that are not finite; {again(self.folder, 'sample')}")

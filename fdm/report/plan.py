@@ -9,11 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
 from fdm.errors import UserError
 from fdm.experiment import PARAMS
 from fdm.grids import Ablation, expand
+from fdm.plain import read_yaml
 
 
 @dataclass(frozen=True)
@@ -30,15 +29,15 @@ class Plan:
 def read_plan(suite: str) -> Plan:
     """The plan in ``params/suites/<suite>.yaml`` (or in a path that ends in ``.yaml``)."""
     path = Path(suite) if suite.endswith((".yaml", ".yml")) else PARAMS / "suites" / f"{suite}.yaml"
-    if not path.is_file():
-        return Plan()
     try:
-        raw = expand(yaml.safe_load(path.read_text(encoding="utf-8")), str(path), PARAMS)
+        raw = expand(read_yaml(path.read_text(encoding="utf-8")), str(path), PARAMS)
         return Plan(
             title=str(raw.get("title", "")),
             experiments={str(name): str(entry.get("title") or name) for name, entry in raw["experiments"].items()},
             seeds=tuple(int(seed) for seed in raw.get("seeds", (0,))),
             ablations={str(name): Ablation.model_validate(item) for name, item in raw["ablations"].items()},
         )
-    except (OSError, yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError, ValueError):
+    except FileNotFoundError:
+        return Plan()
+    except (OSError, AttributeError, KeyError, TypeError, ValueError):
         raise UserError(f"{path}: not a suite file with `experiments`; `fdm show` says what is wrong with it") from None

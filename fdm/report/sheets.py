@@ -6,8 +6,8 @@ from pathlib import Path
 from shutil import copyfile
 
 import numpy as np
-from PIL import Image
 
+from fdm.data.sources.files import read_image
 from fdm.errors import UserError
 from fdm.report.load import Method, Run, again
 from fdm.report.names import slug
@@ -23,9 +23,8 @@ def sheet(method: Method, run: Run, kind: str, what: str, caption: str, folder: 
     """
     path = run.folder / f"{kind}.png"
     try:
-        with Image.open(path) as image:
-            picture = np.asarray(image.convert("RGB"))
-    except OSError:
+        picture = np.asarray(read_image(path, str(path)).convert("RGB"))
+    except UserError:
         raise UserError(f"{path}: missing or damaged; {again(run.folder, kind)}") from None
     media, content = encode(picture)
     height, width = picture.shape[:2]

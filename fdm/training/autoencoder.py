@@ -25,7 +25,15 @@ from fdm.networks.perceptual import NAME as PERCEPTUAL_NETWORK
 from fdm.networks.perceptual import PerceptualLoss
 from fdm.processes import Pretraining
 from fdm.rng import Purpose, derived_seed, step_generator, training_order
-from fdm.training.checkpoint import load_tensors, optimizer_tensors, restore_optimizer, save_tensors
+from fdm.training.checkpoint import (
+    below,
+    fill,
+    load_tensors,
+    optimizer_tensors,
+    restore_optimizer,
+    resume_point,
+    save_tensors,
+)
 from fdm.training.log import Log
 from fdm.training.steps import run_steps
 
@@ -156,18 +164,14 @@ class AutoencoderTrainer:
             tensors |= {f"discriminator_{name}": value for name, value in moments.items()}
         save_tensors(path, tensors, metadata)
 
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """The inverse of ``save``."""
-        self.model.load_state_dict(_below("model.", tensors))
-        restore_optimizer(self.model, self.optimizer, tensors)
+    def load(self, tensors: Mapping[str, Tensor], path: Path) -> None:
+        """The inverse of ``save``, of what was read from ``path``."""
+        fill(self.model, below("model.", tensors), path)
+        restore_optimizer(self.model, self.optimizer, tensors, path)
         if self.discriminator:
-            self.discriminator.load_state_dict(_below("discriminator.", tensors))
-            moments = _below("discriminator_", tensors)
-            restore_optimizer(self.discriminator, self.discriminator_optimizer, moments)
-
-
-def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+            fill(self.discriminator, below("discriminator.", tensors), path)
+            moments = below("discriminator_", tensors)
+            restore_optimizer(self.discriminator, self.discriminator_optimizer, moments, path)
 
 
 def pretrain(
@@ -201,8 +205,8 @@ def pretrain(
     start, before = 0, 0.0
     if state.exists():
         tensors, metadata = load_tensors(state, identity, "pretrain")
-        trainer.load(tensors)
-        start, before = int(metadata["step"]), float(metadata["seconds"])
+        trainer.load(tensors, state)
+        start, before = resume_point(metadata, state)
     log = Log(Row, folder / LOG, start)
     pending: list[tuple[int, Tensor]] = []
     began = time.monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fdm.errors import UserError
+from fdm.plain import read_json
 from fdm.store import write_atomic
 
 
@@ -38,8 +40,10 @@ def load_tensors(path: Path, identity: str, verb: str = "train") -> tuple[dict[s
         raise UserError(f"{path}: no such checkpoint; run `fdm {verb}` for this experiment and seed first")
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = json.loads((file.metadata() or {}).get("fdm", "{}"))
+            metadata = read_json((file.metadata() or {}).get("fdm", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        if not isinstance(metadata, dict):
+            raise ValueError("its metadata are no mapping")
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(
             f"{path}: truncated or damaged checkpoint ({error}); delete it to start this run again"
@@ -52,6 +56,46 @@ def load_tensors(path: Path, identity: str, verb: str = "train") -> tuple[dict[s
     return tensors, metadata
 
 
+def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those whose name starts with ``prefix``, without it."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def fill(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Give a module the tensors of ``path``, which must be all of its own and nothing else.
+
+    Raises:
+        UserError: another name, shape or type than the module has, or a value that is not finite.
+    """
+    own = {name: (tuple(value.shape), value.dtype) for name, value in module.state_dict().items()}
+    given = {name: (tuple(value.shape), value.dtype) for name, value in tensors.items()}
+    for name in (*own, *given):
+        if own.get(name) != given.get(name):
+            raise _unfit(path, f"its tensor {name!r} is {given.get(name)}, this experiment has {own.get(name)}")
+        if not tensors[name].isfinite().all():
+            raise _unfit(path, f"its tensor {name!r} has values that are not finite")
+    module.load_state_dict(dict(tensors))
+
+
+def resume_point(metadata: Mapping[str, str], path: Path) -> tuple[int, float]:
+    """Steps taken and seconds spent, from the metadata of a training's state.
+
+    Raises:
+        UserError: they are not there.
+    """
+    try:
+        step, seconds = int(metadata["step"]), float(metadata["seconds"])
+        if step >= 0 and 0 <= seconds < math.inf:
+            return step, seconds
+    except (KeyError, TypeError, ValueError):
+        pass
+    raise _unfit(path, "it does not say how far the training has come")
+
+
+def _unfit(path: Path, what: str) -> UserError:
+    return UserError(f"{path}: damaged checkpoint: {what}; delete it to start this run again")
+
+
 def optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
     """AdamW's moments and step counts, named after their parameters."""
     return {
@@ -61,12 +105,21 @@ def optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tenso
     }
 
 
-def restore_optimizer(model: nn.Module, optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """The inverse of ``optimizer_tensors``."""
+def restore_optimizer(model: nn.Module, optimizer: Optimizer, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """The inverse of ``optimizer_tensors``; ``path`` is where the tensors come from.
+
+    Raises:
+        UserError: a parameter has some of its moments only, or one of another shape or type than itself.
+    """
     for name, parameter in model.named_parameters():
-        for key in ("step", "exp_avg", "exp_avg_sq"):
-            tensor = tensors.get(f"optimizer.{key}.{name}")
-            if tensor is not None:
-                # The step count stays on the CPU, as AdamW keeps it; the moments follow their parameter, layout included.
-                moment = tensor if key == "step" else torch.empty_like(parameter).copy_(tensor)
-                optimizer.state[parameter][key] = moment.detach()
+        own = {"step": torch.zeros(()), "exp_avg": parameter, "exp_avg_sq": parameter}
+        found = {key: tensors[f"optimizer.{key}.{name}"] for key in own if f"optimizer.{key}.{name}" in tensors}
+        if not found:
+            continue  # no step has reached it yet
+        for key, like in own.items():
+            moment = found.get(key)
+            if moment is None or moment.shape != like.shape or moment.dtype != like.dtype:
+                raise _unfit(path, f"the {key} of {name!r} is missing, or of another shape or type")
+            # The step count stays on the CPU, as AdamW keeps it; the moments follow their parameter, layout included.
+            kept = moment if key == "step" else torch.empty_like(parameter).copy_(moment)
+            optimizer.state[parameter][key] = kept.detach()

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from fdm.config import TrainingConfig
@@ -28,7 +28,15 @@ from fdm.networks.build import build_network
 from fdm.networks.unet import NO_CLASS
 from fdm.processes import Process, build_process
 from fdm.rng import Purpose, derived_seed, step_generator, training_order
-from fdm.training.checkpoint import load_tensors, optimizer_tensors, restore_optimizer, save_tensors
+from fdm.training.checkpoint import (
+    below,
+    fill,
+    load_tensors,
+    optimizer_tensors,
+    restore_optimizer,
+    resume_point,
+    save_tensors,
+)
 from fdm.training.labels import training_labels
 from fdm.training.log import Log, Row
 from fdm.training.ranks import Ranks
@@ -138,15 +146,11 @@ class Trainer:
             metadata,
         )
 
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """The inverse of ``save``."""
-        _load(self.network, "model.", tensors)
-        _load(self.average, "average.", tensors)
-        restore_optimizer(self.network, self.optimizer, tensors)
-
-
-def _load(module: nn.Module, prefix: str, tensors: Mapping[str, Tensor]) -> None:
-    module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+    def load(self, tensors: Mapping[str, Tensor], path: Path) -> None:
+        """The inverse of ``save``, of what was read from ``path``."""
+        fill(self.network, below("model.", tensors), path)
+        fill(self.average, below("average.", tensors), path)
+        restore_optimizer(self.network, self.optimizer, tensors, path)
 
 
 def _pixels(data: Split, shared: bool) -> Tensor:
@@ -200,8 +204,8 @@ def train(
     with ranks.together():
         if state.exists():
             tensors, metadata = load_tensors(state, identity)
-            trainer.load(tensors)
-            start, before = int(metadata["step"]), float(metadata["seconds"])
+            trainer.load(tensors, state)
+            start, before = resume_point(metadata, state)
     last, first = ranks.highest(start, -start)
     with ranks.together():
         if last != -first:

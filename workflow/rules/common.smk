@@ -27,12 +27,13 @@ config = {**DEFAULTS, **config}
 for key in ("threads", "devices"):
     if not isinstance(config[key], int) or config[key] < 1:
         sys.exit(f"error: --config {key}={config[key]}: must be a whole number, 1 or more")
-CHANGES = config["overrides"].split() if isinstance(config["overrides"], str) else list(config["overrides"])
 
 try:
+    given = config["overrides"]
+    CHANGES = shlex.split(given) if isinstance(given, str) else list(given)
     SUITE = load_suite(str(config["suite"]), CHANGES)
     DATASETS = {e.dataset.name: load_dataset(e.dataset.name, CHANGES) for e in SUITE.experiments.values()}
-except UserError as error:
+except (UserError, ValueError) as error:
     sys.exit(f"error: {error}")
 AUTOENCODER = ["autoencoder.safetensors", "pretrain.json"]
 PAGE = PACKAGE / "report"  # template, style and script are not Python, but part of the page
@@ -60,9 +61,9 @@ os.environ.update(PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.ge
 
 
 wildcard_constraints:
-    suite=SUITE.name,
+    suite=re.escape(SUITE.name),
     experiment="|".join(map(re.escape, SUITE.experiments)),
-    dataset="|".join(DATASETS),
+    dataset="|".join(map(re.escape, DATASETS)),
     seed=r"\d+",
 
 

@@ -13,4 +13,4 @@ rule prepare:
     message:
         "prepare {wildcards.dataset}"
     shell:
-        "fdm data {wildcards.dataset} {params.overrides} 2>&1 | tee {log}"
+        "fdm data {params.overrides} -- {wildcards.dataset:q} 2>&1 | tee {log:q}"

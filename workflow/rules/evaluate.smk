@@ -22,5 +22,5 @@ rule evaluate:
     message:
         "evaluate {wildcards.experiment}, seed {wildcards.seed}"
     shell:
-        "fdm evaluate {params.experiment} {params.overrides} --seed {wildcards.seed}"
-        " --to {params.to} --threads {threads} 2>&1 | tee {log}"
+        "fdm evaluate {params.overrides} --seed {wildcards.seed} --to {params.to:q} --threads {threads}"
+        " -- {params.experiment:q} 2>&1 | tee {log:q}"

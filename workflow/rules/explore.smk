@@ -28,5 +28,5 @@ rule explore:
     message:
         "{wildcards.kind} with {wildcards.experiment}, seed {wildcards.seed}"
     shell:
-        "fdm {wildcards.kind} {params.experiment} {params.overrides} --seed {wildcards.seed}"
-        " --to {params.to} --threads {threads} 2>&1 | tee {log}"
+        "fdm {wildcards.kind} {params.overrides} --seed {wildcards.seed} --to {params.to:q} --threads {threads}"
+        " -- {params.experiment:q} 2>&1 | tee {log:q}"

@@ -28,5 +28,5 @@ rule pretrain:
     message:
         "pretrain the autoencoder of {wildcards.experiment}, seed {wildcards.seed}"
     shell:
-        "fdm pretrain {params.experiment} {params.overrides} --seed {wildcards.seed}"
-        " --to {params.to} --threads {threads} 2>&1 | tee {log}"
+        "fdm pretrain {params.overrides} --seed {wildcards.seed} --to {params.to:q} --threads {threads}"
+        " -- {params.experiment:q} 2>&1 | tee {log:q}"

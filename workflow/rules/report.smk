@@ -42,4 +42,4 @@ rule report:
     message:
         "report on {wildcards.suite}"
     shell:
-        "fdm report {params.suite} 2>&1 | tee {log} && echo {params.identity} > {output.record}"
+        "fdm report -- {params.suite:q} 2>&1 | tee {log:q} && echo {params.identity} > {output.record:q}"

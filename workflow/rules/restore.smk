@@ -27,5 +27,5 @@ rule restore:
     message:
         "restore with {wildcards.experiment}, seed {wildcards.seed}"
     shell:
-        "fdm restore {params.experiment} {params.overrides} --seed {wildcards.seed}"
-        " --to {params.to} --threads {threads} 2>&1 | tee {log}"
+        "fdm restore {params.overrides} --seed {wildcards.seed} --to {params.to:q} --threads {threads}"
+        " -- {params.experiment:q} 2>&1 | tee {log:q}"

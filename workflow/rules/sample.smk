@@ -26,5 +26,5 @@ rule sample:
     message:
         "sample {wildcards.experiment}, seed {wildcards.seed}"
     shell:
-        "fdm sample {params.experiment} {params.overrides} --seed {wildcards.seed}"
-        " --to {params.to} --threads {threads} 2>&1 | tee {log}"
+        "fdm sample {params.overrides} --seed {wildcards.seed} --to {params.to:q} --threads {threads}"
+        " -- {params.experiment:q} 2>&1 | tee {log:q}"

@@ -28,5 +28,5 @@ rule train:
     message:
         "train {wildcards.experiment}, seed {wildcards.seed}"
     shell:
-        "fdm train {params.experiment} {params.overrides} --seed {wildcards.seed}"
-        " --to {params.to} --threads {params.each} --devices {params.devices} 2>&1 | tee {log}"
+        "fdm train {params.overrides} --seed {wildcards.seed} --to {params.to:q} --threads {params.each}"
+        " --devices {params.devices} -- {params.experiment:q} 2>&1 | tee {log:q}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -99,7 +100,7 @@ def _lmdb(folder: Path) -> tuple[Part, Callable[[], None]]:
 
 
 def _root(config: DatasetConfig) -> Path:
-    root = Path(config.path or "").expanduser()
+    root = Path(os.path.expanduser(config.path or ""))  # Path's own raises where there is no such user
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; set it with -o dataset.path=FOLDER")
     return root

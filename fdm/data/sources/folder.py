@@ -20,6 +20,7 @@ from fdm.data.sources.files import SUFFIXES, read_image
 from fdm.errors import UserError
 
 MAX_FILE = 1 << 28  # bytes of one image file in a zip
+MAX_TOTAL = 1 << 40  # of all of them
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def folder_or_zip(config: DatasetConfig, downloads: Path) -> Source:
     Raises:
         UserError: nothing there, no images, an unsafe zip, or a test class that has no training images.
     """
-    path = Path(config.path or "").expanduser()
+    path = Path(os.path.expanduser(config.path or ""))  # Path's own raises where there is no such user
     if path.is_dir():
         listing = _list_folder(path)
     elif path.is_file():
@@ -86,9 +87,13 @@ def _list_zip(path: Path) -> _Listing:
     except (zipfile.BadZipFile, OSError, ValueError) as error:
         raise UserError(f"{path}: not a readable zip: {' '.join(str(error).split())}") from None
     members: dict[PurePosixPath, zipfile.ZipInfo] = {}
+    total = 0
     for info in archive.infolist():
         name = PurePosixPath(info.filename)
-        problem = _unsafe(info, name)
+        total += info.file_size
+        problem = _unsafe(info, name) or (
+            f"with it the zip unpacks to more than {MAX_TOTAL} bytes" if total > MAX_TOTAL else None
+        )
         if not problem and _is_image(name) and not info.is_dir():
             problem = "it is in there twice" if name in members else None
             members[name] = info
