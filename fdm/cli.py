@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +13,8 @@ import yaml
 from rich.console import Console
 
 from fdm.allocator import keep_freed_memory
-from fdm.errors import UserError
+from fdm.errors import Interrupted, UserError
+from fdm.slurm import requeue
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -437,4 +439,6 @@ def main() -> None:
         app()
     except UserError as error:
         _say(f"error: {error}")
+        if isinstance(error, Interrupted) and error.signal == signal.SIGUSR1:
+            requeue()
         sys.exit(1)

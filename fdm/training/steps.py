@@ -8,15 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from fdm.errors import UserError
+from fdm.errors import Interrupted
 from fdm.progress import Progress
 
 FLUSH_STEPS = 10
 """Losses are read from the device once per so many steps: each reading waits for it."""
-
-
-class Interrupted(UserError):
-    """A signal asked the process to stop; the state is saved and the same command goes on from there."""
 
 
 def run_steps(
@@ -48,14 +44,16 @@ def run_steps(
             done, last = number + 1, number + 1 == steps.stop
             if pending < FLUSH_STEPS and not last and not asked:
                 continue
-            bar.advance(pending * batch, flush())
-            pending = 0
+            note = flush()
             if asked:
-                save(done)
+                save(done)  # before anything is said: who reads it may be gone
                 raise Interrupted(
                     f"{title}: stopped by {signal.Signals(asked[0]).name} at step {done} of {steps.stop}; "
-                    f"the state is saved, the same command goes on from there"
+                    f"the state is saved, the same command goes on from there",
+                    asked[0],
                 )
+            bar.advance(pending * batch, note)
+            pending = 0
             if time.monotonic() - saved >= checkpoint_seconds and not last:
                 save(done)
                 saved = time.monotonic()

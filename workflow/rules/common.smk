@@ -3,8 +3,10 @@ import json
 import os
 import re
 import shlex
+import signal
 import sys
 import threading
+from functools import cache
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -12,6 +14,7 @@ from filelock import FileLock, Timeout
 from fdm.config import nearest
 from fdm.data import open_store
 from fdm.errors import UserError
+from fdm.evaluation.demand import BASE_MB, demand_of
 from fdm.experiment import identity, load_dataset, load_suite
 from fdm.pretrained import pretraining_of
 from fdm.restoration import restoration_of
@@ -19,11 +22,14 @@ from fdm.runs import Run
 from fdm.sources import PACKAGE, source_version
 from fdm.variations import Interpolations, Variations
 
-DEFAULTS = {"suite": "digits", "overrides": [], "threads": 1}
+DEFAULTS = {"suite": "digits", "overrides": [], "threads": 1, "gpus": 0, "max_hours": 24}
 for key in config:
     if key not in DEFAULTS:
         sys.exit(f"error: --config {key}: unknown key{nearest(key, DEFAULTS)}; there are: {', '.join(DEFAULTS)}")
 config = {**DEFAULTS, **config}
+for key, least in {"threads": 1, "gpus": 0, "max_hours": 1}.items():
+    if not isinstance(config[key], int) or config[key] < least:
+        sys.exit(f"error: --config {key}={config[key]}: must be a whole number, at least {least}")
 CHANGES = config["overrides"].split() if isinstance(config["overrides"], str) else list(config["overrides"])
 
 try:
@@ -51,6 +57,39 @@ def overrides(wildcards, input):
     """For the shell. Not what Snakemake calls a changed parameter, as functions of `input` are not."""
     return shlex.join(word for change in CHANGES for word in ("-o", change))
 
+
+@cache
+def demand(step, name, prepared):
+    """What a step asks a scheduler for; training images count once their data are prepared."""
+    folder = Path("data", SUITE.experiments[name].dataset.name)
+    try:
+        images = open_store(folder).manifest["splits"]["train"]["count"] if prepared else 0
+    except UserError:
+        images = 0
+    return demand_of(step, SUITE.experiments[name], images, config["threads"], config["gpus"])
+
+
+def asked(step, what):
+    """Resource of a job by the estimated cost of its step: `minutes` or `memory_mb`, more with every attempt."""
+
+    def function(wildcards, attempt):
+        if workflow.local_exec or not workflow.is_main_process:
+            return BASE_MB if what == "memory_mb" else 60  # counting takes a second, and no scheduler reads it
+        prepared = Path("data", SUITE.experiments[wildcards.experiment].dataset.name, "manifest.json").exists()
+        amount = attempt * getattr(demand(step, wildcards.experiment, prepared), what)
+        return min(amount, 60 * config["max_hours"]) if what == "minutes" else amount
+
+    return function
+
+
+def gpus(_):
+    """Resource of a job that computes: cards."""
+    return config["gpus"]
+
+
+# SLURM's warning before the end (`--signal=USR1@120`) reaches every process of a job. Only `fdm` is to act on it: were Snakemake,
+# the shell or `tee` to die of it, as is the default, the state would not be saved. Programs inherit what is ignored.
+signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 # `fdm` comes from the environment that runs Snakemake, whether or not that is activated.
 os.environ.update(PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")

@@ -15,8 +15,10 @@ rule train:
     # One thread per training: on 2 cores two single-threaded trainings are faster than two in turn on both cores.
     threads: config["threads"]
     resources:
-        mem_mb=2000,
-        runtime=720,
+        mem_mb=asked("train", "memory_mb"),
+        runtime=asked("train", "minutes"),
+        gpu=gpus,
+        slurm_extra="--signal=USR1@120",
     params:
         experiment=f"{config['suite']}:{{experiment}}",
         overrides=overrides,
