@@ -24,6 +24,8 @@ def test_minutes_follow_the_counted_operations() -> None:
         assert START_MINUTES + SAFETY * seconds / 60 <= asked.minutes < START_MINUTES + SAFETY * seconds / 60 + 1
     # 24,000 images took 2.6 minutes on one thread (README): enough, and not a day.
     assert 10 + 2.6 < demand_of("train", digits, 4500).minutes < 30
+    whole, part = (demand_of("sample", digits, 4500, shards=shards).minutes for shards in (1, 4))
+    assert START_MINUTES < part < whole
     work = demand_of("train", digits, 4500, threads=1).minutes - START_MINUTES
     assert demand_of("train", digits, 4500, threads=8).minutes - START_MINUTES == -(-work // 8)
     # [docs/scale.md] 560 hours of one A100.

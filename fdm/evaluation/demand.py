@@ -35,16 +35,19 @@ class Demand:
     memory_mb: int
 
 
-def demand_of(step: Step, experiment: Experiment, images: int, threads: int = 1, gpus: int = 0) -> Demand:
-    """What ``step`` of ``experiment`` with one seed takes.
+def demand_of(
+    step: Step, experiment: Experiment, images: int, threads: int = 1, gpus: int = 0, shards: int = 1
+) -> Demand:
+    """What a job of ``step`` of ``experiment`` with one seed takes.
 
     Args:
         images: of the training split; the reference of the scores counts as many.
         threads: that compute where there is no card.
         gpus: cards; by ``fdm.evaluation.cost_table`` each is an A100 at 30 % of its peak.
+        shards: so many jobs share the work.
     """
     budget = budget_of(experiment)
-    flops = _flops(step, budget, images)
+    flops = _flops(step, budget, images) / shards
     seconds = 3600 * Rate().hours(flops, budget) / gpus if gpus else flops / (THREAD_GFLOPS * 1e9 * threads)
     return Demand(
         math.ceil(START_MINUTES + SAFETY * seconds / 60), math.ceil(BASE_MB + _bytes(step, budget, images, gpus) / 1e6)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import re
 import shutil
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 from safetensors.numpy import load_file
 
@@ -27,7 +29,7 @@ pytestmark = [
 ]
 
 PROFILES = ("--profile", "workflow/profiles/slurm", "--profile", str(Path(__file__).parent / "slurm"))
-LONGER = "training.images=25600"
+LONGER = "training.images=19200"
 SECONDS = ("seconds", "time")
 """Columns of tables that say how long something took."""
 
@@ -62,7 +64,9 @@ def _table(path: Path) -> list[dict[str, str]]:
 
 
 def test_the_same_tables_as_on_this_machine(clone: Repository, finished: Finished, cluster: Cluster) -> None:
-    said = OnCluster(clone.root, cluster).snakemake(*PROFILES)
+    driver = OnCluster(clone.root, cluster).start("snakemake", *PROFILES, "--config", "suite=smoke")
+    said, _ = driver.communicate(timeout=900)
+    assert driver.returncode == 0, said
     assert "9 of 9 steps (100%) done" in said
     jobs = cluster.run("squeue", "--states=all", "--noheader", "--format=%k %T %l").splitlines()
     assert len(jobs) == 8 and all(" COMPLETED " in job for job in jobs)
@@ -80,11 +84,25 @@ def test_the_same_tables_as_on_this_machine(clone: Repository, finished: Finishe
     assert clone.plan() == {}  # and a run on this machine finds nothing to do
 
 
-def _wait(until: Callable[[], bool], what: str, seconds: float = 120) -> None:
+def _wait(driver: subprocess.Popen[str], until: Callable[[], bool], what: str, seconds: float = 300) -> None:
+    """Until something happens, while Snakemake is at work."""
     deadline = time.monotonic() + seconds
     while not until():
+        assert driver.poll() is None, driver.communicate()[0]
         assert time.monotonic() < deadline, f"{what} within {seconds:g} s"
         time.sleep(0.1)
+
+
+def _training(repository: Repository) -> psutil.Process:
+    """The process that trains in ``repository``."""
+    (found,) = (
+        process
+        for process in psutil.process_iter(["cmdline", "cwd"])
+        if process.info["cwd"] == str(repository.root)
+        and "train" in process.info["cmdline"]
+        and process.info["cmdline"][1].endswith("/fdm")
+    )
+    return found
 
 
 def test_a_job_at_its_time_limit_and_a_preempted_one_go_on(clone: Repository, cluster: Cluster) -> None:
@@ -92,7 +110,13 @@ def test_a_job_at_its_time_limit_and_a_preempted_one_go_on(clone: Repository, cl
     clone.run("fdm", "data", "digits8")
     results, log = clone.root / "results/smoke/ddpm/seed0", clone.root / "logs/smoke/ddpm/seed0/train.log"
     driver = OnCluster(clone.root, cluster).start(
-        "snakemake", *PROFILES, "--config", "suite=smoke", f"overrides={LONGER}", "--", str(results / "train.json")
+        "snakemake",
+        *PROFILES,
+        "--config",
+        "suite=smoke",
+        f"overrides={LONGER}",
+        "--",
+        "results/smoke/ddpm/seed0/train.json",
     )
 
     def saved() -> list[int]:
@@ -100,22 +124,25 @@ def test_a_job_at_its_time_limit_and_a_preempted_one_go_on(clone: Repository, cl
         return [path.stat().st_mtime_ns for path in clone.root.glob("work/train-*/state.safetensors")]
 
     def restarts() -> int:
-        assert driver.poll() is None, driver.communicate()[0]
         return int(re.search(r"Restarts=(\d+)", cluster.run("scontrol", "show", "job", job)).group(1))  # type: ignore[union-attr]
 
     try:
-        _wait(lambda: bool(saved()), "a training saves")
+        _wait(driver, lambda: bool(saved()), "a training saves")
+        training = _training(clone)
+        training.suspend()  # so that it does not end before it is stopped
         (job,) = cluster.run("squeue", "--states=running", "--noheader", "--format=%i").split()
         # What SLURM sends by itself under --signal=USR1@120, to the same processes; here without the minutes before it.
         cluster.run("scancel", "--signal=USR1", job)
-        _wait(lambda: "back to the queue" in log.read_text(), "the training asks to be requeued")
+        training.resume()
+        _wait(driver, lambda: "back to the queue" in log.read_text(), "the training asks to be requeued")
         assert "stopped by SIGUSR1 at step" in log.read_text()
-        _wait(lambda: restarts() == 1, "SLURM requeues it")
+        _wait(driver, lambda: restarts() == 1, "SLURM requeues it")
         stopped = saved()
-        _wait(lambda: saved() > stopped, "it goes on")
+        _wait(driver, lambda: saved() > stopped, "it goes on")
+        _training(clone).suspend()  # SLURM wakes whom it ends
         cluster.run("sbatch", "--partition=urgent", "--cpus-per-task=4", "--output=/dev/null", "--wrap=true")
-        _wait(lambda: restarts() == 2, "SLURM preempts it")
-        said, _ = driver.communicate(timeout=300)
+        _wait(driver, lambda: restarts() == 2, "SLURM preempts it")
+        said, _ = driver.communicate(timeout=900)
     finally:
         driver.terminate()
     assert driver.returncode == 0 and "Trying to restart" not in said, said
