@@ -84,7 +84,7 @@ def test_the_same_tables_as_on_this_machine(clone: Repository, finished: Finishe
     assert clone.plan() == {}  # and a run on this machine finds nothing to do
 
 
-def _wait(driver: subprocess.Popen[str], until: Callable[[], bool], what: str, seconds: float = 300) -> None:
+def _wait(driver: subprocess.Popen[str], until: Callable[[], bool], what: str, seconds: float = 900) -> None:
     """Until something happens, while Snakemake is at work."""
     deadline = time.monotonic() + seconds
     while not until():
