@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,8 +15,9 @@ import yaml
 from rich.console import Console
 
 from fdm.allocator import keep_freed_memory
-from fdm.errors import Elsewhere, UserError
+from fdm.errors import Elsewhere, Interrupted, UserError
 from fdm.launch import ALONE, end_with_launcher, launch, layout
+from fdm.slurm import requeue
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -557,6 +559,8 @@ def main() -> None:
     except UserError as error:
         if not isinstance(error, Elsewhere):
             _say(f"error: {_one_line(str(error))}")
+        if isinstance(error, Interrupted) and error.signal == signal.SIGUSR1:
+            requeue()
         sys.exit(error.status)
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:

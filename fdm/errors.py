@@ -16,3 +16,15 @@ class Elsewhere(UserError):
     """Another process of the same training names the error: the command line prints nothing, and exits with status 3."""
 
     status: ClassVar[int] = 3
+
+
+class Interrupted(UserError):
+    """A signal asked the process to stop; the state is saved and the same command goes on from there.
+
+    Attributes:
+        signal: the number.
+    """
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.signal = signal

@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from fdm.errors import UserError
+from fdm.errors import Interrupted
 from fdm.progress import Progress
 
 if TYPE_CHECKING:  # Lightning's import time
@@ -17,10 +17,6 @@ if TYPE_CHECKING:  # Lightning's import time
 
 FLUSH_STEPS = 10
 """Losses are read from the device once per so many steps: each reading waits for it."""
-
-
-class Interrupted(UserError):
-    """A signal asked the process to stop; the state is saved and the same command goes on from there."""
 
 
 def run_steps(
@@ -57,15 +53,17 @@ def run_steps(
             stop, due = ranks.highest(*wishes) if ranks else wishes
             if pending < FLUSH_STEPS and not last and not stop:
                 continue
-            bar.advance(pending * batch, flush())
-            pending = 0
+            note = flush()
             if stop:
-                save(done)
+                save(done)  # before anything is said: who reads it may be gone
                 with ranks.together() if ranks else nullcontext():
                     raise Interrupted(
                         f"{title}: stopped by {signal.Signals(stop).name} at step {done} of {steps.stop}; "
-                        f"the state is saved, the same command goes on from there"
+                        f"the state is saved, the same command goes on from there",
+                        stop,
                     )
+            bar.advance(pending * batch, note)
+            pending = 0
             if due and not last:
                 save(done)
                 saved = time.monotonic()

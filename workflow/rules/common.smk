@@ -19,14 +19,14 @@ from fdm.runs import Run
 from fdm.sources import PACKAGE, source_version
 from fdm.variations import Interpolations, Variations
 
-DEFAULTS = {"suite": "digits", "overrides": [], "threads": 1, "devices": 1}
+DEFAULTS = {"suite": "digits", "overrides": [], "threads": 1, "devices": 1, "gpus": 0, "max_hours": 24}
 for key in config:
     if key not in DEFAULTS:
         sys.exit(f"error: --config {key}: unknown key{nearest(key, DEFAULTS)}; there are: {', '.join(DEFAULTS)}")
 config = {**DEFAULTS, **config}
-for key in ("threads", "devices"):
-    if not isinstance(config[key], int) or config[key] < 1:
-        sys.exit(f"error: --config {key}={config[key]}: must be a whole number, 1 or more")
+for key, least in {"threads": 1, "devices": 1, "gpus": 0, "max_hours": 1}.items():
+    if not isinstance(config[key], int) or config[key] < least:
+        sys.exit(f"error: --config {key}={config[key]}: must be a whole number, at least {least}")
 
 try:
     given = config["overrides"]

@@ -13,8 +13,9 @@ rule evaluate:
         "logs/{suite}/{experiment}/seed{seed}/evaluate.tsv"
     threads: config["threads"]
     resources:
-        mem_mb=3000,
-        runtime=120,
+        mem_mb=asked("evaluate", "memory_mb"),
+        runtime=asked("evaluate", "minutes"),
+        gpu=gpus,
     params:
         experiment=f"{config['suite']}:{{experiment}}",
         overrides=overrides,

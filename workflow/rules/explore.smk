@@ -19,8 +19,9 @@ rule explore:
         kind="vary|interpolate",
     threads: config["threads"]
     resources:
-        mem_mb=3000,
-        runtime=60,
+        mem_mb=lambda _, attempt: 3000 * attempt,
+        runtime=lambda _, attempt: 60 * attempt,
+        gpu=gpus,
     params:
         experiment=f"{config['suite']}:{{experiment}}",
         overrides=overrides,

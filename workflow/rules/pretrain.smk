@@ -19,8 +19,10 @@ rule pretrain:
         "logs/{suite}/{experiment}/seed{seed}/pretrain.tsv"
     threads: config["threads"]
     resources:
-        mem_mb=2000,
-        runtime=720,
+        mem_mb=asked("pretrain", "memory_mb"),
+        runtime=asked("pretrain", "minutes"),
+        gpu=gpus,
+        slurm_extra="--signal=USR1@120",
     params:
         experiment=f"{config['suite']}:{{experiment}}",
         overrides=overrides,

@@ -18,8 +18,9 @@ rule restore:
         "logs/{suite}/{experiment}/seed{seed}/restore.tsv"
     threads: config["threads"]
     resources:
-        mem_mb=3000,
-        runtime=120,
+        mem_mb=lambda _, attempt: 3000 * attempt,
+        runtime=lambda _, attempt: 120 * attempt,
+        gpu=gpus,
     params:
         experiment=f"{config['suite']}:{{experiment}}",
         overrides=overrides,

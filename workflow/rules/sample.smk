@@ -17,8 +17,9 @@ rule sample:
         "logs/{suite}/{experiment}/seed{seed}/sample.tsv"
     threads: config["threads"]
     resources:
-        mem_mb=2000,
-        runtime=240,
+        mem_mb=asked("sample", "memory_mb"),
+        runtime=asked("sample", "minutes"),
+        gpu=gpus,
     params:
         experiment=f"{config['suite']}:{{experiment}}",
         overrides=overrides,

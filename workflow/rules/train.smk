@@ -16,9 +16,11 @@ rule train:
     # Of each device, if there are several (docs/devices.md).
     threads: config["threads"] * config["devices"]
     resources:
-        mem_mb=2000,
-        runtime=720,
+        mem_mb=asked("train", "memory_mb"),
+        runtime=asked("train", "minutes"),
+        gpu=config["gpus"] * config["devices"],
         devices=config["devices"],
+        slurm_extra="--signal=USR1@120",
     params:
         experiment=f"{config['suite']}:{{experiment}}",
         overrides=overrides,
