@@ -29,7 +29,8 @@ from fdm.progress import Progress
 from fdm.records import make_record
 from fdm.sampling.classes import class_cycle
 from fdm.sampling.sampler import class_denoiser
-from fdm.sampling.shards import check_shard, draw_shard, finished_parts, merge_parts, shard_finished, shard_range
+from fdm.sampling.shards import draw_shard, finished_parts, merge_parts, shard_finished
+from fdm.shards import check_shard, shard_range
 from fdm.sources import source_version
 from fdm.store import export, locked, record_of, root, run_folder, write_json
 from fdm.training.checkpoint import load_tensors

@@ -19,6 +19,7 @@ from fdm.rng import sample_noise
 from fdm.runs import Run
 from fdm.sampling import sampler, shards
 from fdm.sampling.solvers import build_solver
+from fdm.shards import shard_range
 
 CHANGES = ["training.images=640", "sampling.count=64"]
 
@@ -48,7 +49,7 @@ def test_batches_and_shards_do_not_change_the_images(project: Path, name: str, s
     assert float(whole.abs().max()) < 2
     for batch in (1, 7):
         torch.testing.assert_close(images(list(shards.missing_batches(range(64), [], batch))), whole, rtol=0, atol=1e-4)
-    split = [shards.shard_range(64, 1, shard, 4) for shard in range(4)]
+    split = [shard_range(64, 1, shard, 4) for shard in range(4)]
     assert [index for part in split for index in part] == list(range(64))
     torch.testing.assert_close(images(split), whole, rtol=0, atol=1e-4)
 
@@ -63,7 +64,7 @@ def test_noise_is_identical_not_only_close() -> None:
 @given(count=st.integers(1, 200), batch=st.integers(1, 70), shards_=st.integers(1, 9))
 def test_shards_draw_the_batches_of_one_run(count: int, batch: int, shards_: int) -> None:
     whole = list(shards.missing_batches(range(count), [], batch))
-    ranges = [shards.shard_range(count, batch, shard, shards_) for shard in range(shards_)]
+    ranges = [shard_range(count, batch, shard, shards_) for shard in range(shards_)]
     assert [cut for wanted in ranges for cut in shards.missing_batches(wanted, [], batch)] == whole
     shares = [-(-len(wanted) // batch) for wanted in ranges]
     assert max(shares) - min(shares) <= 1, "even shares"
@@ -129,7 +130,7 @@ def test_a_lost_shard_is_redone_alone(smoke: Path, drawn: list[range]) -> None:
     forget_samples()
     for shard in range(4):
         run.sample(shard, 4)
-    wanted = shards.shard_range(64, 10, 2, 4)
+    wanted = shard_range(64, 10, 2, 4)
     assert wanted == range(30, 50)
     lost = [part for part in shards.finished_parts(next(Path("work").glob("sample-*"))) if part.start in wanted]
     assert len(lost) == 2
@@ -199,7 +200,7 @@ def test_a_model_that_gives_nan_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("shard", "count"), [(4, 4), (-1, 2), (0, 0)])
 def test_no_such_shard(shard: int, count: int) -> None:
     with pytest.raises(UserError, match="numbered 1/N to N/N"):
-        shards.shard_range(10, 1, shard, count)
+        shard_range(10, 1, shard, count)
 
 
 def test_overlapping_parts_count_once(tmp_path: Path) -> None:

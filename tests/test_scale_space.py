@@ -26,8 +26,9 @@ from fdm.processes.gaussian import Config as GaussianConfig
 from fdm.processes.levels import ResolutionSchedule, down_sampling, level_sides
 from fdm.processes.scale_space import Config, ScaleSpace
 from fdm.sampling.sampler import draw, network_denoiser
-from fdm.sampling.shards import missing_batches, shard_range
+from fdm.sampling.shards import missing_batches
 from fdm.sampling.solvers import Solver, build_solver
+from fdm.shards import shard_range
 from fdm.training.loop import Trainer
 
 F64 = torch.float64

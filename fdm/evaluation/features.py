@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fdm.evaluation.weights import efficientnet, inception_network, inception_weights
-from fdm.sampling.shards import shard_range
+from fdm.shards import shard_range
 from fdm.store import write_atomic
 
 Name = Literal["efficientnet-lite0", "inception-v3", "inception-v3-clean"]

@@ -32,26 +32,6 @@ from fdm.store import write_atomic
 TRAJECTORY_SAMPLES = 8
 
 
-def shard_range(count: int, batch: int, shard: int, shards: int) -> range:
-    """Indices of shard ``shard`` of ``shards`` (from 0): whole batches of ``batch``; the shards partition range(count).
-
-    Some are empty where there are more shards than batches.
-
-    Raises:
-        UserError: no such shard.
-    """
-    check_shard(shard, shards)
-    batches = -(-count // batch)
-    start, stop = (edge * batches // shards * batch for edge in (shard, shard + 1))
-    return range(start, min(stop, count))
-
-
-def check_shard(shard: int, shards: int) -> None:
-    """Raise UserError where there is no such shard."""
-    if not 0 <= shard < shards:
-        raise UserError(f"--shard {shard + 1}/{shards}: shards are numbered 1/N to N/N")
-
-
 @dataclass(frozen=True)
 class Drawn:
     """What a part holds: images (B, C, H, W), uint8, the seconds they took, bytes at the peak, and on which device."""
