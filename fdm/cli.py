@@ -38,6 +38,9 @@ Overrides = Annotated[
 Seed = Annotated[int, typer.Option(min=0, max=(1 << 63) - 1, help="Seed of everything random.")]
 Target = Annotated[Path | None, typer.Option("--to", metavar="DIR", help="Copy finished files here.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Shard = Annotated[
+    str, typer.Option(metavar="I/N", help="Only part I of N (from 1); without it, the rest and the whole.")
+]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all cores.")]
 
 
@@ -145,23 +148,21 @@ def sample(
     override: Overrides = None,
     device: Device = "auto",
     threads: Threads = None,
-    shard: Annotated[str, typer.Option(metavar="I/N", help="Draw only part I of N (from 1).")] = "1/1",
+    shard: Shard = "1/1",
 ) -> None:
     """Draw samples from a trained experiment; finished batches are kept when it is interrupted.
 
+    With --shard it draws that part alone; without, it draws what no shard has drawn and puts all together.
+
     Example: fdm sample digits:ddpm --shard 2/4
     """
-    run = _run(experiment, seed, to, override, device, threads)
-    part, separator, parts = shard.partition("/")
-    if not (separator and part.isdigit() and parts.isdigit()):
-        raise UserError(f"--shard {shard}: expected I/N, for example 1/4")
-    record = run.sample(int(part) - 1, int(parts))
+    record = _run(experiment, seed, to, override, device, threads).sample(*_shard(shard))
     if record:
         _say(
             f"{experiment} seed {seed}: {record['count']:,} samples in {record['seconds']:.0f} s (run {record['identity']})"
         )
     else:
-        _say(f"{experiment} seed {seed}: shard {shard} is done; other shards are missing")
+        _say(f"{experiment} seed {seed}: shard {shard} is drawn; `fdm sample` without --shard puts the shards together")
 
 
 @app.command()
@@ -172,12 +173,20 @@ def evaluate(
     override: Overrides = None,
     device: Device = "auto",
     threads: Threads = None,
+    shard: Shard = "1/1",
 ) -> None:
     """Score samples and count their cost: metrics.json, cost.json, manifest.json.
 
+    With --shard it only extracts the features of that part of the images; without, it makes what is missing and the scores.
+
     Example: fdm evaluate digits:ddpm --to results/digits/ddpm/seed0
     """
-    metrics = _run(experiment, seed, to, override, device, threads).evaluate()
+    metrics = _run(experiment, seed, to, override, device, threads).evaluate(*_shard(shard))
+    if metrics is None:
+        _say(
+            f"{experiment} seed {seed}: features of shard {shard} are there; `fdm evaluate` without --shard makes scores"
+        )
+        return
     for network, scores in metrics["features"].items():
         _say(f"{experiment} seed {seed}: {network}: " + ", ".join(f"{k} {v:.4g}" for k, v in scores.items()))
 
@@ -527,6 +536,14 @@ def _run(experiment, seed, to, override, device, threads):  # type: ignore[no-un
 
     _set_threads(threads)
     return Run(load_experiment(experiment, override or ()), seed, device, to)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    """I/N as the shard's number from 0, and how many there are."""
+    part, separator, parts = text.partition("/")
+    if not (separator and part.isdecimal() and parts.isdecimal()):
+        raise UserError(f"--shard {text}: expected I/N, for example 1/4")
+    return int(part) - 1, int(parts)
 
 
 def _set_threads(threads: int | None) -> None:

@@ -15,8 +15,8 @@ def make_record(kind: str, identity: str, outcome: dict[str, Any], device: torch
     return {
         "kind": kind,
         "identity": identity,
-        **outcome,
         "device": device_name(device),
         "threads": torch.get_num_threads(),
+        **outcome,  # knows better where the work was done, if it was done in other processes
         "provenance": provenance(),
     }

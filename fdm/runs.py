@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,7 +32,8 @@ from fdm.progress import Progress
 from fdm.records import make_record
 from fdm.sampling.classes import class_cycle
 from fdm.sampling.sampler import class_denoiser
-from fdm.sampling.shards import draw_shard, finished_parts, merge_parts, shard_range
+from fdm.sampling.shards import draw_shard, finished_parts, merge_parts, shard_finished
+from fdm.shards import check_shard, shard_range
 from fdm.sources import source_version
 from fdm.store import export, locked, record_of, require_intact, root, run_folder, seal, write_json
 from fdm.training.checkpoint import fill, load_tensors
@@ -193,67 +195,70 @@ class Run:
         return record
 
     def sample(self, shard: int = 0, shards: int = 1) -> dict[str, Any] | None:
-        """Draw the samples of one shard; the shard that finds all of them on disk puts them together.
+        """Draw one shard of the samples, or what is missing of all of them and put them together.
 
         Returns:
-            The record, or None while other shards are missing.
+            The record, or None for one of several shards while the run is not complete.
         """
         if record := self._done("sample", self.sample_identity, SAMPLE_FILES):
             return record
         config = self.experiment.sampling
-        wanted = shard_range(config.count, shard, shards)
+        wanted = shard_range(config.count, config.batch, shard, shards)
         folder = run_folder("sample", self.sample_identity, self.train_identity)
-        if not record_of(folder, "sample", self.sample_identity):
-            network, process = self.model()
-            cycle = class_cycle(config, self.experiment.classes)
-            denoiser = class_denoiser(network, self.torch_device, cycle, config.guidance)
-            with locked(folder, f"shard{shard + 1}of{shards}"):
-                title = f"sample {self.experiment.name} seed {self.seed}"
-                draw_shard(process, denoiser, config, self.seed, wanted, folder, self.torch_device, title)
-            # Shards may end at the same time: one of them puts the parts together, the other finds it done.
-            with locked(folder, wait=True):
-                parts = finished_parts(folder)
-                if not record_of(folder, "sample", self.sample_identity):
-                    if sum(part.stop - part.start for part in parts) < config.count:
-                        return None
-                    outcome = merge_parts(process, denoiser, config, self.seed, parts, folder, self.torch_device, cycle)
+        with locked(folder, _name(shard, shards)):
+            if not record_of(folder, "sample", self.sample_identity):
+                cycle = class_cycle(config, self.experiment.classes)
+                if not shard_finished(config, wanted, folder):
+                    network, process = self.model()
+                    denoiser = class_denoiser(network, self.torch_device, cycle, config.guidance)
+                    title = f"sample {self.experiment.name} seed {self.seed} {_name(shard, shards)}".rstrip()
+                    draw_shard(process, denoiser, config, self.seed, wanted, folder, self.torch_device, title)
+                if shards == 1:
+                    parts = finished_parts(folder)
+                    outcome = merge_parts(config, parts, folder, cycle)
                     record = make_record("sample", self.sample_identity, outcome, self.torch_device)
                     write_json(folder / "sample.json", record)
                     for part in parts:
                         part.path.unlink(missing_ok=True)
+        if shards > 1:
+            return None
         self._export(folder, SAMPLE_FILES)
         return record_of(folder, "sample", self.sample_identity)
 
-    def evaluate(self) -> dict[str, Any]:
-        """Score the samples and count what they cost; returns the metrics."""
+    def evaluate(self, shard: int = 0, shards: int = 1) -> dict[str, Any] | None:
+        """Score the samples and count what they cost, or only extract the features of one shard.
+
+        Returns:
+            The metrics, or None for one of several shards while the run is not complete.
+        """
+        check_shard(shard, shards)
         if self._done("evaluate", self.evaluate_identity, EVALUATE_FILES):
             return self._evaluated()
+        from fdm.evaluation.features import Kept
         from fdm.evaluation.forward import write_forward
         from fdm.evaluation.neighbours import write_neighbours
-        from fdm.evaluation.scores import score
+        from fdm.evaluation.scores import extract_shard, score
 
         e = self.experiment
         train, sample = self._record_of("train", self.train_identity), self._record_of("sample", self.sample_identity)
         pretrained = {"pretrain": self.autoencoder.record()} if self.autoencoder else {}
         folder = run_folder("evaluate", self.evaluate_identity, self.sample_identity)
-        with locked(folder):
+        with locked(folder, _name(shard, shards)):
             if not record_of(folder, "evaluate", self.evaluate_identity):
                 samples = self._samples()
                 reference: np.ndarray = self.data.split(e.evaluation.reference).images
                 if e.evaluation.reference_limit:
                     reference = reference[: e.evaluation.reference_limit]
                 digest = identity(self.data.digest, e.evaluation.reference, len(reference))
-                title = f"evaluate {e.name} seed {self.seed}"
-                with Progress(title, (len(samples) + len(reference)) * len(e.evaluation.features), "img") as bar:
-                    scores = score(
-                        samples,
-                        reference,
-                        e.evaluation,
-                        digest,
-                        root() / "reference",
-                        device=str(self.torch_device),
-                        progress=bar.update,
-                    )
+                kept = Kept(samples, folder / "features"), Kept(reference, root() / "reference" / digest)
+                title = f"evaluate {e.name} seed {self.seed} {_name(shard, shards)}".rstrip()
+                images = (len(samples) + len(reference)) * len(e.evaluation.features)
+                with Progress(title, images, "img") as bar:
+                    device = str(self.torch_device)
+                    if shards > 1:
+                        extract_shard(*kept, e.evaluation, shard, shards, device, bar.update)
+                        return None
+                    scores = score(*kept, e.evaluation, device, bar.update)
                 write_json(
                     folder / "metrics.json",
                     {
@@ -299,7 +304,10 @@ class Run:
                         "records": {**pretrained, "train": train, "sample": sample, "evaluate": record},
                     },
                 )
+                shutil.rmtree(folder / "features", ignore_errors=True)
                 write_json(folder / "evaluate.json", record)
+        if shards > 1:
+            return None
         self._export(folder, EVALUATE_FILES)
         metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
         return metrics
@@ -376,3 +384,8 @@ class Run:
         if self.target:
             export(folder, names, self.target)
         return seal(folder, names)
+
+
+def _name(shard: int, shards: int) -> str:
+    """Of one of several shards; empty for the whole."""
+    return f"shard{shard + 1}of{shards}" if shards > 1 else ""

@@ -96,7 +96,8 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         UserError: the disk is full or the folder may not be written; ``path`` is then as it was before.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Shards may write the same file of a shared folder from machines, or containers, whose process numbers coincide.
+    part = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(part)

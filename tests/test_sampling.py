@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fdm.errors import UserError
 from fdm.experiment import load_experiment
@@ -16,6 +19,7 @@ from fdm.rng import sample_noise
 from fdm.runs import Run
 from fdm.sampling import sampler, shards
 from fdm.sampling.solvers import build_solver
+from fdm.shards import shard_range
 
 CHANGES = ["training.images=640", "sampling.count=64"]
 
@@ -45,7 +49,7 @@ def test_batches_and_shards_do_not_change_the_images(project: Path, name: str, s
     assert float(whole.abs().max()) < 2
     for batch in (1, 7):
         torch.testing.assert_close(images(list(shards.missing_batches(range(64), [], batch))), whole, rtol=0, atol=1e-4)
-    split = [shards.shard_range(64, shard, 4) for shard in range(4)]
+    split = [shard_range(64, 1, shard, 4) for shard in range(4)]
     assert [index for part in split for index in part] == list(range(64))
     torch.testing.assert_close(images(split), whole, rtol=0, atol=1e-4)
 
@@ -57,20 +61,101 @@ def test_noise_is_identical_not_only_close() -> None:
         assert torch.equal(torch.cat(parts), whole)
 
 
-def test_shards_together_are_one_run(smoke: Path) -> None:
-    run = Run(load_experiment("smoke:fdm-ds-3", CHANGES), 0, "cpu", smoke / "out")
-    run.train()
-    assert [run.sample(shard, 4) is not None for shard in (2, 0, 3)] == [False, False, False]
-    assert run.sample(1, 4)
-    sharded = np.load("out/samples.npy")
-    other = Run(load_experiment("smoke:fdm-ds-3", [*CHANGES, "sampling.batch=7"]), 0, "cpu", smoke / "other")
-    assert other.sample_identity == run.sample_identity, "the batch size is no part of the identity"
-    for path in Path("work").glob("sample-*/*.*"):
-        path.unlink()
+@given(count=st.integers(1, 200), batch=st.integers(1, 70), shards_=st.integers(1, 9))
+def test_shards_draw_the_batches_of_one_run(count: int, batch: int, shards_: int) -> None:
+    whole = list(shards.missing_batches(range(count), [], batch))
+    ranges = [shard_range(count, batch, shard, shards_) for shard in range(shards_)]
+    assert [cut for wanted in ranges for cut in shards.missing_batches(wanted, [], batch)] == whole
+    shares = [-(-len(wanted) // batch) for wanted in ranges]
+    assert max(shares) - min(shares) <= 1, "even shares"
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[range]:
+    """Every call of the sampler loop from now on, by its samples."""
+    real, calls = shards.draw, []
+
+    def draw(process, denoise, solver, plan, seed, samples, **keys):  # type: ignore[no-untyped-def]
+        calls.append(samples)
+        return real(process, denoise, solver, plan, seed, samples, **keys)
+
+    monkeypatch.setattr(shards, "draw", draw)
+    return calls
+
+
+def forget_samples() -> None:
+    for folder in Path("work").glob("sample-*"):
+        shutil.rmtree(folder)
+
+
+def test_shards_together_are_one_run_to_the_last_bit(smoke: Path, drawn: list[range]) -> None:
+    """With a batch size that does not divide; and putting them together draws nothing."""
+
+    def run(name: str, *changes: str) -> Run:
+        return Run(load_experiment("smoke:fdm-ds-3", [*CHANGES, *changes]), 0, "cpu", smoke / name)
+
+    whole = run("whole", "sampling.batch=11")
+    whole.train()
+    assert whole.sample()
+    expected = {name: Path("whole", name).read_bytes() for name in ("samples.npy", "trajectory.npz", "grid.png")}
+    assert np.load("whole/samples.npy").shape == (64, 1, 8, 8)
+    batches = drawn.copy()
+    for count in (3, 4, 9):
+        forget_samples()
+        drawn.clear()
+        sharded = run(f"of{count}", "sampling.batch=11")
+        assert [sharded.sample(shard, count) for shard in reversed(range(count))] == [None] * count
+        assert sorted(drawn, key=str) == sorted(batches, key=str)
+        assert not (smoke / f"of{count}").exists(), "a shard exports nothing"
+        record = sharded.sample()
+        assert record and record["count"] == 64 and record["peak_memory_bytes"] > 0 and record["device"]
+        assert len(drawn) == len(batches), "nothing was drawn again"
+        assert {name: Path(f"of{count}", name).read_bytes() for name in expected} == expected
+        assert not list(Path("work").glob("sample-*/part-*"))
+
+    other = run("other", "sampling.batch=64")
+    assert other.sample_identity == whole.sample_identity, "the batch size is no part of the identity"
+    forget_samples()
     other.sample()
-    whole = np.load("other/samples.npy")
-    assert whole.shape == (64, 1, 8, 8) and whole.dtype == np.uint8
-    assert int(np.abs(whole.astype(int) - sharded).max()) <= 1
+    one, two = (np.load(f"{name}/samples.npy").astype(int) for name in ("whole", "other"))
+    assert np.abs(one - two).max() <= 1, "rounding of another batch size"
+
+
+def test_a_lost_shard_is_redone_alone(smoke: Path, drawn: list[range]) -> None:
+    run = Run(load_experiment("smoke:ddpm", [*CHANGES, "sampling.batch=10"]), 0, "cpu", smoke / "out")
+    run.train()
+    run.sample()
+    expected = Path("out/samples.npy").read_bytes()
+    shutil.rmtree("out")
+    forget_samples()
+    for shard in range(4):
+        run.sample(shard, 4)
+    wanted = shard_range(64, 10, 2, 4)
+    assert wanted == range(30, 50)
+    lost = [part for part in shards.finished_parts(next(Path("work").glob("sample-*"))) if part.start in wanted]
+    assert len(lost) == 2
+    for part in lost:
+        part.path.unlink()
+    drawn.clear()
+    for shard in range(4):
+        run.sample(shard, 4)
+    assert drawn == [range(30, 40), range(40, 50)]
+    assert run.sample() and len(drawn) == 2
+    assert Path("out/samples.npy").read_bytes() == expected
+
+
+def test_a_damaged_part_is_named(smoke: Path, drawn: list[range]) -> None:
+    run = Run(load_experiment("smoke:ddpm", [*CHANGES, "sampling.batch=32"]), 0, "cpu", smoke / "out")
+    run.train()
+    for shard in range(2):
+        run.sample(shard, 2)
+    part = next(Path("work").glob("sample-*/part-0000032-*"))
+    part.write_bytes(part.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"part-0000032-0000064.npz: damaged .*delete it"):
+        run.sample()
+    part.unlink()
+    drawn.clear()
+    assert run.sample() and drawn == [range(32, 64)]
 
 
 def test_finished_batches_are_kept(smoke: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +200,7 @@ def test_a_model_that_gives_nan_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("shard", "count"), [(4, 4), (-1, 2), (0, 0)])
 def test_no_such_shard(shard: int, count: int) -> None:
     with pytest.raises(UserError, match="numbered 1/N to N/N"):
-        shards.shard_range(10, shard, count)
+        shard_range(10, 1, shard, count)
 
 
 def test_overlapping_parts_count_once(tmp_path: Path) -> None:

@@ -26,8 +26,9 @@ from fdm.processes.gaussian import Config as GaussianConfig
 from fdm.processes.levels import ResolutionSchedule, down_sampling, level_sides
 from fdm.processes.scale_space import Config, ScaleSpace
 from fdm.sampling.sampler import draw, network_denoiser
-from fdm.sampling.shards import missing_batches, shard_range
+from fdm.sampling.shards import missing_batches
 from fdm.sampling.solvers import Solver, build_solver
+from fdm.shards import shard_range
 from fdm.training.loop import Trainer
 
 F64 = torch.float64
@@ -472,7 +473,7 @@ def test_batches_and_shards_do_not_change_the_images(project: Path, name: str, s
     assert whole.shape == (16, 1, 8, 8) and torch.isfinite(whole).all() and whole.std() > 0.01
     assert float(whole.abs().max()) <= 1.0
     torch.testing.assert_close(drawn(list(missing_batches(range(16), [], 5))), whole, rtol=0, atol=1e-4)
-    torch.testing.assert_close(drawn([shard_range(16, shard, 4) for shard in range(4)]), whole, rtol=0, atol=1e-4)
+    torch.testing.assert_close(drawn([shard_range(16, 1, shard, 4) for shard in range(4)]), whole, rtol=0, atol=1e-4)
 
 
 def test_stages_say_where_their_states_go() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +17,10 @@ from torch_fidelity.metric_kid import kernel_mmd
 from fdm.config import EvaluationConfig
 from fdm.errors import UserError
 from fdm.evaluation import features, scores, weights
+from fdm.evaluation.features import Kept
 from fdm.evaluation.scores import (
     check_counts,
+    extract_shard,
     frechet_agreement,
     frechet_distance,
     frechet_distance_clean,
@@ -42,6 +46,12 @@ def digits(first: int, count: int) -> np.ndarray:
     from sklearn.datasets import load_digits
 
     return (load_digits().images[first : first + count] * 15.9).astype(np.uint8)[:, None]
+
+
+def scored(fake: np.ndarray, real: np.ndarray, config: EvaluationConfig, folder: Path, **keys: Any) -> dict[str, Any]:
+    """``score`` with features kept in ``folder/real`` alone: those of the fake images are extracted every time."""
+    shutil.rmtree(folder / "fake", ignore_errors=True)
+    return score(Kept(fake, folder / "fake"), Kept(real, folder / "real"), config, **keys)
 
 
 @pytest.fixture
@@ -192,16 +202,16 @@ def test_enough_images_pass() -> None:
 
 def test_counts_are_checked_before_any_network_runs(cheap: list[str], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="KID subset"):
-        score(digits(0, 50), digits(50, 300), SMALL, "d", tmp_path)
+        scored(digits(0, 50), digits(50, 300), SMALL, tmp_path)
     assert not cheap
 
 
 def test_images_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     real = digits(0, 200)
     with pytest.raises(UserError, match="must be equal"):
-        score(np.repeat(real, 3, axis=1), real, SMALL, "d", tmp_path)
+        scored(np.repeat(real, 3, axis=1), real, SMALL, tmp_path)
     with pytest.raises(UserError, match=r"need uint8 .* not float32"):
-        score(real.astype(np.float32), real, SMALL, "d", tmp_path)
+        scored(real.astype(np.float32), real, SMALL, tmp_path)
 
 
 # --- score() ------------------------------------------------------------------------------------------------------
@@ -210,7 +220,7 @@ def test_images_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 def test_only_inception_gives_fid(cheap: list[str], tmp_path: Path) -> None:
     config = SMALL.model_copy(update={"features": ("efficientnet-lite0", "inception-v3")})
     seen: list[tuple[int, int]] = []
-    result = score(digits(0, 150), digits(150, 200), config, "d", tmp_path, progress=lambda *now: seen.append(now))
+    result = scored(digits(0, 150), digits(150, 200), config, tmp_path, progress=lambda *now: seen.append(now))
     common = {"kid_mean", "kid_std", "precision", "recall"}
     assert set(result["inception-v3"]) == common | {"fid", "fid_clean"}
     assert set(result["efficientnet-lite0"]) == common | {"frechet_distance"}
@@ -220,25 +230,62 @@ def test_only_inception_gives_fid(cheap: list[str], tmp_path: Path) -> None:
     assert result["inception-v3"]["fid"] == pytest.approx(result["inception-v3"]["fid_clean"], rel=1e-6)
 
 
-def test_reference_features_are_computed_once_and_checked(cheap: list[str], tmp_path: Path) -> None:
+def test_features_are_computed_once_and_checked(cheap: list[str], tmp_path: Path) -> None:
     fake, real = digits(0, 150), digits(150, 200)
 
     def again(reference: np.ndarray) -> tuple[dict[str, dict[str, float]], int]:
         cheap.clear()
-        return score(fake, reference, SMALL, "digest", tmp_path), len(cheap)
+        return scored(fake, reference, SMALL, tmp_path), len(cheap)
 
     first, batches = again(real)
     assert batches == 3 + 4
-    file = tmp_path / f"digest-efficientnet-lite0-{features.VERSION}.safetensors"
-    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+    files = sorted((tmp_path / f"real/efficientnet-lite0-{features.VERSION}").iterdir())
+    assert [path.stem for path in files] == ["0000000-0000050", "0000050-0000100", "0000100-0000150", "0000150-0000200"]
     assert again(real) == (first, 3)
-    # A file cut short is made again, and so is one that belongs to other images under the same digest.
-    file.write_bytes(file.read_bytes()[:-10])
-    assert again(real) == (first, 7)
+    # A file cut short is made again, alone, and so are those that belong to other images in the same place.
+    files[1].write_bytes(files[1].read_bytes()[:-10])
+    assert again(real) == (first, 4)
     assert again(real) == (first, 3)
     other, batches = again(digits(300, 200))
     assert batches == 7
     assert other != first
+
+
+@pytest.mark.parametrize("shards", [1, 2, 4, 7])
+def test_shards_of_features_give_the_same_scores(cheap: list[str], tmp_path: Path, shards: int) -> None:
+    """Every batch runs once in one of them, in any order; scores are equal, not only close."""
+    config = SMALL.model_copy(update={"features": ("efficientnet-lite0", "inception-v3")})
+    whole = scored(digits(0, 170), digits(170, 330), config, tmp_path / "whole")
+    batches = len(cheap)
+    assert batches == 3 * (4 + 7)
+    kept = Kept(digits(0, 170), tmp_path / "fake"), Kept(digits(170, 330), tmp_path / "real")
+    cheap.clear()
+    for shard in reversed(range(shards)):
+        extract_shard(*kept, config, shard, shards)
+    assert len(cheap) == batches
+    assert score(*kept, config) == whole
+    assert len(cheap) == batches, "nothing was extracted again"
+
+
+def test_a_lost_shard_of_features_is_redone_alone(cheap: list[str], tmp_path: Path) -> None:
+    kept = Kept(digits(0, 250), tmp_path / "fake"), Kept(digits(250, 250), tmp_path / "real")
+    for shard in range(4):
+        extract_shard(*kept, SMALL, shard, 4)
+    shares = [one.share(3, 4) for one in kept]
+    for one, share in zip(kept, shares, strict=True):
+        for path in one.folder.rglob("*.safetensors"):
+            if int(path.stem.split("-")[0]) in share:
+                path.unlink()
+    cheap.clear()
+    for shard in range(4):
+        extract_shard(*kept, SMALL, shard, 4)
+    assert len(cheap) == 4 and shares == [range(150, 250)] * 2
+
+
+def test_shards_refuse_too_few_images(cheap: list[str], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="KID subset"):
+        extract_shard(Kept(digits(0, 50), tmp_path), Kept(digits(50, 300), tmp_path), SMALL, 0, 2)
+    assert not cheap
 
 
 # --- EfficientNet-Lite0 -------------------------------------------------------------------------------------------
@@ -260,7 +307,7 @@ def test_efficientnet_distance_grows_with_noise(tmp_path: Path) -> None:
     distances = []
     for sigma in (0, 16, 48):
         fake = np.clip(clean + sigma * noise, 0, 255).astype(np.uint8)
-        result = score(fake, digits(130, 150), SMALL, "digits", tmp_path)
+        result = scored(fake, digits(130, 150), SMALL, tmp_path)
         distances.append(result["efficientnet-lite0"]["frechet_distance"])
     assert 0 < 2 * distances[0] < distances[1] < distances[2]
 

@@ -1,4 +1,4 @@
-"""Feature networks: uint8 images → float32 features, in batches; features of a reference set are kept in a cache.
+"""Feature networks: uint8 images → float32 features, batch by batch; finished batches can be kept on disk.
 
 Which layer, which input, and why: docs/metrics.md.
 """
@@ -6,7 +6,8 @@ Which layer, which input, and why: docs/metrics.md.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fdm.evaluation.weights import efficientnet, inception_network, inception_weights
+from fdm.shards import shard_range
 from fdm.store import write_atomic
 
 Name = Literal["efficientnet-lite0", "inception-v3", "inception-v3-clean"]
@@ -53,41 +55,68 @@ def extract(
         advance: called after every batch with the number of its images.
     """
     rows = []
-    for start in range(0, len(images), BATCH):
-        batch = torch.tensor(images[start : start + BATCH]).expand(-1, 3, -1, -1)
-        # TensorFloat-32 convolutions would make a score depend on the GPU's generation.
-        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-            rows.append(embed(batch).cpu().numpy())
+    for batch in _batches(range(len(images))):
+        rows.append(_embedded(embed, images[batch.start : batch.stop]))
         if advance:
             advance(len(batch))
     return np.concatenate(rows)
 
 
-def extract_cached(
-    name: Name,
-    embed: Embed,
-    images: UInt8[np.ndarray, "n c h w"],
-    digest: str,
-    cache: Path,
-    advance: Callable[[int], object] | None = None,
-) -> Float32[np.ndarray, "n d"]:
-    """``extract``, computed once and kept as ``cache/<digest>-<name>-<VERSION>.safetensors``.
+@dataclass(frozen=True)
+class Kept:
+    """Images whose features are computed once: each batch is a file ``folder/<name>-<VERSION>/<start>-<stop>.safetensors``.
 
-    The file names the sha256 of the images that it was made from; one that is damaged or was made from others (another
-    split or limit of the same data) is made again.
+    The file names the sha256 of the images that it was made from; one that is damaged or was made from others (another split
+    or limit of the same data) is made again, alone.
     """
-    path = cache / f"{digest}-{name}-{VERSION}.safetensors"
-    source = _digest(images)
-    if (kept := _read(path, source)) is not None:
-        if advance:
-            advance(len(images))
-        return kept
-    features = extract(embed, images, advance)
-    write_atomic(path, lambda part: save_file({"features": features}, part, metadata={"images": source}))
+
+    images: UInt8[np.ndarray, "n c h w"]
+    folder: Path
+
+    def share(self, shard: int, shards: int) -> range:
+        """Images of one shard: whole batches, so that their number changes no feature."""
+        return shard_range(len(self.images), BATCH, shard, shards)
+
+    def extract(
+        self, name: Name, embed: Embed, wanted: range, advance: Callable[[int], object] | None = None
+    ) -> list[Float32[np.ndarray, "b d"]]:
+        """Features of the wanted images (a ``share``), a list of batches: read, or computed and written.
+
+        Raises:
+            UserError: the disk refuses.
+        """
+        rows = []
+        for batch in _batches(wanted):
+            path = self.folder / f"{name}-{VERSION}" / f"{batch.start:07d}-{batch.stop:07d}.safetensors"
+            images = self.images[batch.start : batch.stop]
+            source = hashlib.sha256(f"{images.shape}".encode() + images.tobytes()).hexdigest()
+            features = _read(path, source)
+            if features is None:
+                features = _embedded(embed, images)
+                _write(path, source, features)
+            rows.append(features)
+            if advance:
+                advance(len(batch))
+        return rows
+
+
+def _batches(wanted: range) -> Iterator[range]:
+    for start in range(wanted.start, wanted.stop, BATCH):
+        yield range(start, min(start + BATCH, wanted.stop))
+
+
+def _embedded(embed: Embed, images: UInt8[np.ndarray, "b c h w"]) -> Float32[np.ndarray, "b d"]:
+    # TensorFloat-32 convolutions would make a score depend on the GPU's generation.
+    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+        features: np.ndarray = embed(torch.tensor(images).expand(-1, 3, -1, -1)).cpu().numpy()
     return features
 
 
-def _read(path: Path, source: str) -> Float32[np.ndarray, "n d"] | None:
+def _write(path: Path, source: str, features: np.ndarray) -> None:
+    write_atomic(path, lambda part: save_file({"features": features}, part, metadata={"images": source}))
+
+
+def _read(path: Path, source: str) -> Float32[np.ndarray, "b d"] | None:
     try:
         with safe_open(path, framework="numpy") as file:
             if (file.metadata() or {}).get("images") != source:
@@ -96,13 +125,6 @@ def _read(path: Path, source: str) -> Float32[np.ndarray, "n d"] | None:
             return features
     except (OSError, SafetensorError):
         return None
-
-
-def _digest(images: np.ndarray) -> str:
-    digest = hashlib.sha256(str(images.shape).encode())
-    for start in range(0, len(images), 1024):
-        digest.update(np.ascontiguousarray(images[start : start + 1024]).data)
-    return digest.hexdigest()
 
 
 def _lite0(downloads: Path, device: torch.device) -> Embed:

@@ -8,30 +8,56 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
-from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
+from jaxtyping import Float
+from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
 from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
 from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
 from fdm.config import EvaluationConfig
 from fdm.errors import UserError
-from fdm.evaluation.features import DIMENSIONS, Name, extract, extract_cached, load
+from fdm.evaluation.features import DIMENSIONS, Embed, Kept, Name, load
+from fdm.evaluation.statistics import statistics_of
 
 Features = Float[np.ndarray, "n d"]
+Progress = Callable[[int, int], object]
+"""(images done, images in all)."""
+
+
+def extract_shard(
+    samples: Kept,
+    reference: Kept,
+    config: EvaluationConfig,
+    shard: int,
+    shards: int,
+    device: str = "cpu",
+    progress: Progress | None = None,
+    downloads: Path = Path("downloads"),
+) -> None:
+    """Put the features of shard ``shard`` of ``shards`` (from 0) where ``score`` finds them; see there.
+
+    Every image is in one shard, and ``score`` makes what is missing, so scores do not depend on the number of shards.
+    """
+    _check(samples, reference, config)
+    shares = [(kept, kept.share(shard, shards)) for kept in (samples, reference)]
+    passes = _passes(config)
+    advance = _counter(progress, len(passes) * sum(len(share) for _, share in shares))
+    for name in passes:
+        embed = _network(name, downloads, device)
+        for kept, share in shares:
+            kept.extract(name, embed, share, advance)
 
 
 def score(
-    samples: UInt8[np.ndarray, "n c h w"],
-    reference: UInt8[np.ndarray, "m c h w"],
+    samples: Kept,
+    reference: Kept,
     config: EvaluationConfig,
-    reference_digest: str,
-    cache: Path,
     device: str = "cpu",
-    progress: Callable[[int, int], object] | None = None,
+    progress: Progress | None = None,
     downloads: Path = Path("downloads"),
 ) -> dict[str, dict[str, float]]:
     """Every score of ``metrics.json`` for every network of ``config.features``.
@@ -39,8 +65,6 @@ def score(
     Args:
         samples: generated images, (N, C, H, W), C 1 or 3, values 0..255.
         reference: real images of the same C, H, W, already cut to ``config.reference_limit``; may be a memory map.
-        reference_digest: names the reference in the cache.
-        cache: folder of the reference features; see ``fdm.evaluation.features.extract_cached``.
         device: where the networks run, ``cpu`` or ``cuda``; the statistics are always float64 on the CPU.
         progress: called with (images done, images in all); an image counts once per pass through a network.
         downloads: folder for the Inception-v3 weights.
@@ -53,24 +77,15 @@ def score(
         UserError: images do not fit together, there are too few of them, or weights cannot be had. Counts are checked
             before any network runs.
     """
-    check_images(samples, reference)
-    for name in config.features:
-        check_counts(name, len(samples), len(reference), config)
-    passes: list[Name] = list(config.features)
-    if "inception-v3" in passes:
-        passes.append("inception-v3-clean")
-    done, total = 0, len(passes) * (len(samples) + len(reference))
-
-    def advance(images: int) -> None:
-        nonlocal done
-        done += images
-        if progress:
-            progress(done, total)
+    _check(samples, reference, config)
+    advance = _counter(progress, len(_passes(config)) * (len(samples.images) + len(reference.images)))
 
     def both(name: Name) -> tuple[Features, Features]:
-        embed = load(name, downloads, device)
-        real = extract_cached(name, embed, reference, reference_digest, cache, advance)
-        return extract(embed, samples, advance), real
+        embed = _network(name, downloads, device)
+        real, fake = (
+            np.concatenate(kept.extract(name, embed, kept.share(0, 1), advance)) for kept in (reference, samples)
+        )
+        return fake, real
 
     result: dict[str, dict[str, float]] = {}
     for name in config.features:
@@ -83,9 +98,38 @@ def score(
     return result
 
 
+def _check(samples: Kept, reference: Kept, config: EvaluationConfig) -> None:
+    check_images(samples.images, reference.images)
+    for name in config.features:
+        check_counts(name, len(samples.images), len(reference.images), config)
+
+
+def _passes(config: EvaluationConfig) -> list[Name]:
+    clean: list[Name] = ["inception-v3-clean"] if "inception-v3" in config.features else []
+    return [*config.features, *clean]
+
+
+def _network(name: Name, downloads: Path, device: str) -> Embed:
+    """Loaded at its first batch: where all features are there already, no weights are needed."""
+    loaded = cache(lambda: load(name, downloads, device))
+    return lambda images: loaded()(images)
+
+
+def _counter(progress: Progress | None, total: int) -> Callable[[int], None]:
+    done = 0
+
+    def advance(images: int) -> None:
+        nonlocal done
+        done += images
+        if progress:
+            progress(done, total)
+
+    return advance
+
+
 def frechet_distance(a: Features, b: Features) -> float:
     """torch-fidelity's Fréchet distance between Gaussians fitted to two sets of features, (N, D) and (M, D)."""
-    first, second = (fid_features_to_statistics(_float64(features)) for features in (a, b))
+    first, second = ({"mu": s.mean, "sigma": s.covariance} for s in map(statistics_of, (a, b)))
     return float(fid_statistics_to_metric(first, second, verbose=False)[KEY_METRIC_FID])
 
 
@@ -93,11 +137,10 @@ def frechet_distance_clean(a: Features, b: Features) -> float:
     """clean-fid's Fréchet distance between Gaussians fitted to two sets of features, (N, D) and (M, D)."""
     from cleanfid.fid import frechet_distance as distance
 
-    # The moments are those of clean-fid's own callers (np.mean, np.cov), which only take image folders.
-    first, second = (fid_features_to_statistics(_float64(features)) for features in (a, b))
+    first, second = map(statistics_of, (a, b))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # sqrtm's deprecated argument, and its remark on features that are always zero
-        return float(distance(first["mu"], first["sigma"], second["mu"], second["sigma"]))
+        return float(distance(first.mean, first.covariance, second.mean, second.covariance))
 
 
 def frechet_agreement(a: Features, b: Features) -> float:

@@ -1,11 +1,16 @@
-"""Samples on disk: shards, finished batches that survive an interruption, and putting them together."""
+"""Samples on disk: shards, finished batches that survive an interruption, and putting them together.
+
+Noise depends on the sample alone, but kernels may round differently for batches of another size. So shards are cut between
+batches: the same batches are drawn whatever the number of shards, and the images are the same to the last bit.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -14,7 +19,7 @@ from torch import Tensor
 
 from fdm.config import SamplingConfig
 from fdm.data import to_uint8
-from fdm.device import peak_memory, stopwatch
+from fdm.device import device_name, peak_memory, stopwatch
 from fdm.errors import UserError
 from fdm.picture import save_grid
 from fdm.processes import Process
@@ -27,29 +32,39 @@ from fdm.store import write_atomic
 TRAJECTORY_SAMPLES = 8
 
 
-def shard_range(count: int, shard: int, shards: int) -> range:
-    """Sample indices of shard ``shard`` of ``shards`` (from 0); the shards partition range(count).
+@dataclass(frozen=True)
+class Drawn:
+    """What a part holds: images (B, C, H, W), uint8, the seconds they took, bytes at the peak, and on which device."""
 
-    Raises:
-        UserError: no such shard.
-    """
-    if shards < 1 or not 0 <= shard < shards:
-        raise UserError(f"--shard {shard + 1}/{shards}: shards are numbered 1/N to N/N")
-    return range(shard * count // shards, (shard + 1) * count // shards)
+    images: np.ndarray
+    seconds: float
+    peak_memory_bytes: int
+    device: str
 
 
 @dataclass(frozen=True)
 class Part:
-    """A finished stretch of samples on disk: ``part-<start>-<stop>.npz`` with images (uint8) and seconds."""
+    """A finished stretch of samples on disk: ``part-<start>-<stop>.npz``, the fields of ``Drawn``."""
 
     start: int
     stop: int
     path: Path
 
-    def load(self) -> tuple[np.ndarray, float]:
-        """Images (stop - start, C, H, W) and the seconds they took."""
-        with np.load(self.path, allow_pickle=False) as file:
-            return file["images"], float(file["seconds"])
+    def load(self) -> Drawn:
+        """Read it.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        try:
+            with np.load(self.path, allow_pickle=False) as file:
+                images = file["images"]
+                drawn = Drawn(images, float(file["seconds"]), int(file["peak_memory_bytes"]), str(file["device"]))
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+            raise UserError(
+                f"{self.path}: damaged ({error}); delete it and sample again, the others are kept"
+            ) from None
+        return drawn
 
 
 def finished_parts(folder: Path) -> list[Part]:
@@ -88,13 +103,20 @@ def save_part(folder: Path, samples: range, images: Float[Tensor, "b c h w"], se
         raise UserError(
             f"{folder}: samples {samples.start}-{samples.stop} are not finite; the model did not train well"
         )
-    array = to_uint8(images).cpu().numpy()
+    device = images.device
+    drawn = Drawn(to_uint8(images).cpu().numpy(), seconds, peak_memory(device), device_name(device))
 
     def write(path: Path) -> None:
         with path.open("wb") as file:
-            np.savez(file, images=array, seconds=seconds)
+            np.savez(file, **asdict(drawn))
 
     write_atomic(folder / f"part-{samples.start:07d}-{samples.stop:07d}.npz", write)
+
+
+def shard_finished(config: SamplingConfig, wanted: range, folder: Path) -> bool:
+    """Whether ``draw_shard`` has nothing to do."""
+    batches = missing_batches(wanted, finished_parts(folder), config.batch)
+    return next(batches, None) is None and not _lacks_trajectory(wanted, folder)
 
 
 def draw_shard(
@@ -108,6 +130,8 @@ def draw_shard(
     title: str,
 ) -> None:
     """Draw what is missing of ``wanted``, batch by batch, into parts in ``folder``; progress under ``title``.
+
+    The shard of the first sample also records ``trajectory.npz``, so that nothing is drawn where parts are put together.
 
     Args:
         denoiser: global sample indices -> the denoiser of that batch.
@@ -131,25 +155,30 @@ def draw_shard(
                 tick=lambda size=len(batch): bar.advance(size),  # type: ignore[misc]
             )
             save_part(folder, batch, images, stopwatch(device) - began)
+    if _lacks_trajectory(wanted, folder):
+        trajectory = Trajectory(plan)
+        first = range(min(TRAJECTORY_SAMPLES, config.count))
+        draw(process, denoiser(first), solver, plan, seed, first, clip=config.clip, device=device, observe=trajectory)
+        trajectory.save(folder / "trajectory.npz")
+
+
+def _lacks_trajectory(wanted: range, folder: Path) -> bool:
+    return 0 in wanted and not (folder / "trajectory.npz").exists()
 
 
 def merge_parts(
-    process: Process,
-    denoiser: Callable[[Sequence[int]], Denoiser],
-    config: SamplingConfig,
-    seed: int,
-    parts: Sequence[Part],
-    folder: Path,
-    device: torch.device,
-    cycle: Sequence[int] = (),
+    config: SamplingConfig, parts: Sequence[Part], folder: Path, cycle: Sequence[int] = ()
 ) -> dict[str, Any]:
-    """Write ``samples.npy``, ``grid.png`` and ``trajectory.npz`` from all parts; returns what the record says of them.
+    """Write ``samples.npy`` and ``grid.png`` from all parts; returns what the record says of the drawing.
 
     Args:
         cycle: classes that the samples take in turn; the grid then has one row for each.
+
+    Raises:
+        UserError: a part is damaged, or the disk refuses.
     """
-    loaded = [part.load() for part in parts]
-    images = np.concatenate([images for images, _ in loaded])
+    drawn = [part.load() for part in parts]
+    images = np.concatenate([part.images for part in drawn])
 
     def save(path: Path) -> None:
         with path.open("wb") as file:  # np.save would append .npy to a temporary name
@@ -157,16 +186,11 @@ def merge_parts(
 
     write_atomic(folder / "samples.npy", save)
     save_grid(folder / "grid.png", images, rows=list(class_rows(cycle, len(images)).values()) if cycle else None)
-    plan = process.plan(config.steps)
-    trajectory = Trajectory(plan)
-    first = range(min(TRAJECTORY_SAMPLES, config.count))
-    solver = build_solver(config)
-    draw(process, denoiser(first), solver, plan, seed, first, clip=config.clip, device=device, observe=trajectory)
-    trajectory.save(folder / "trajectory.npz")
     return {
         "count": len(images),
-        "seconds": sum(seconds for _, seconds in loaded),
+        "seconds": sum(part.seconds for part in drawn),
         "batch": config.batch,
-        "peak_memory_bytes": peak_memory(device),
+        "peak_memory_bytes": max(part.peak_memory_bytes for part in drawn),
+        "device": ", ".join(sorted({part.device for part in drawn})),
         **({"classes": list(cycle)} if cycle else {}),
     }

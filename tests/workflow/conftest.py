@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,9 +62,9 @@ class Repository:
         assert process.returncode == status if status is not None else process.returncode != 0, said
         return said
 
-    def snakemake(self, *arguments: str, status: int | None = 0) -> str:
+    def snakemake(self, *arguments: str, config: Sequence[str] = (), status: int | None = 0) -> str:
         """Run Snakemake on the suite."""
-        return self.run("snakemake", *arguments, "--config", "suite=smoke", status=status)
+        return self.run("snakemake", *arguments, "--config", "suite=smoke", *config, status=status)
 
     def dvc(self, *commands: str) -> str:
         """Run DVC commands one after the other in one process: most of each is the start of Python and DVC."""
@@ -84,9 +84,9 @@ class Repository:
         self.run("git", "clone", "--quiet", str(self.root), str(root))
         return Repository(root)
 
-    def plan(self) -> dict[str, int]:
+    def plan(self, *config: str) -> dict[str, int]:
         """How many jobs of each rule a run would start."""
-        said = self.snakemake("--dry-run")
+        said = self.snakemake("--dry-run", config=config)
         if "Nothing to be done" in said:
             return {}
         table = said.rsplit("Job stats:", 1)[1].split("\n\n")[0].splitlines()[3:]
@@ -105,7 +105,7 @@ class Repository:
 
 def _smaller(suite: dict[str, Any]) -> None:
     suite["training"] |= {"images": 640}
-    suite["sampling"] |= {"count": 128, "steps": 3}
+    suite["sampling"] |= {"count": 128, "steps": 3, "batch": 64}
     suite["evaluation"] |= {"reference_limit": 128, "kid_subsets": 2, "kid_subset_size": 50}
 
 

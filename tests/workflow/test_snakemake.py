@@ -205,7 +205,7 @@ def test_one_driver_at_a_time(clone: Repository) -> None:
     [
         (["suite=smoek"], "did you mean 'smoke'?"),
         (["siute=smoke"], "--config siute: unknown key; did you mean 'suite'?"),
-        (["suite=smoke", "devices=0"], "--config devices=0: must be a whole number, 1 or more"),
+        (["suite=smoke", "devices=0"], "--config devices=0: must be a whole number, at least 1"),
         (["suite=smoke", "overrides=trainin.images=1"], "unknown key 'trainin'; did you mean 'training'?"),
     ],
 )

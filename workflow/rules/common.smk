@@ -19,12 +19,12 @@ from fdm.runs import Run
 from fdm.sources import PACKAGE, source_version
 from fdm.variations import Interpolations, Variations
 
-DEFAULTS = {"suite": "digits", "overrides": [], "threads": 1, "devices": 1, "gpus": 0, "max_hours": 24}
+DEFAULTS = {"suite": "digits", "overrides": [], "threads": 1, "devices": 1, "shards": 1, "gpus": 0, "max_hours": 24}
 for key in config:
     if key not in DEFAULTS:
         sys.exit(f"error: --config {key}: unknown key{nearest(key, DEFAULTS)}; there are: {', '.join(DEFAULTS)}")
 config = {**DEFAULTS, **config}
-for key, least in {"threads": 1, "devices": 1, "gpus": 0, "max_hours": 1}.items():
+for key, least in {"threads": 1, "devices": 1, "shards": 1, "gpus": 0, "max_hours": 1}.items():
     if not isinstance(config[key], int) or config[key] < least:
         sys.exit(f"error: --config {key}={config[key]}: must be a whole number, at least {least}")
 
@@ -65,6 +65,8 @@ wildcard_constraints:
     experiment="|".join(map(re.escape, SUITE.experiments)),
     dataset="|".join(map(re.escape, DATASETS)),
     seed=r"\d+",
+    shard=r"\d+",
+    shards=r"\d+",
 
 
 # When does a step run again? When the identity of what it would make now (parameters, code, data, and the same of the
@@ -154,6 +156,27 @@ def inputs(step, **earlier):
         if step != "pretrain" and PRETRAININGS[wildcards.experiment]:
             paths += files("pretrain", *run, *AUTOENCODER)
         return paths + [path for before, names in earlier.items() for path in files(before, *run, *names)]
+
+    return function
+
+
+def shards(step):
+    """Input of a step of a run: marks of its shards, each a job, that hold what the shards were made for. None without shards.
+
+    The marks go when the step has ended. What shards make lies in work/; the step makes what it does not find there.
+    """
+
+    def function(wildcards):
+        if config["shards"] == 1:
+            return []
+        run = wildcards.experiment, wildcards.seed
+        now = wanted(step, *run)
+        marks = [f"{folder(*run)}/.{step}-{n}-of-{config['shards']}" for n in range(1, config["shards"] + 1)]
+        return [
+            path
+            for mark in marks
+            for path in unless(Path(mark).exists() and Path(mark).read_text().strip() != now, mark)
+        ]
 
     return function
 
