@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -70,15 +71,13 @@ def _rescore(suite: str, run: RunFolder, device: str) -> Iterator[Finding]:
         published = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))["features"]
         total = (len(samples) + len(reference)) * len(evaluation.features)
         key = identity(manifest["data"]["digest"], evaluation.reference, len(reference))
-        with Progress(f"score {run.folder}", total, "img") as bar:
+        with Progress(f"score {run.folder}", total, "img") as bar, TemporaryDirectory() as anew:
             computed = score(
-                samples,
-                reference,
+                Kept(samples, Path(anew)),  # features that the run left behind are not trusted
+                Kept(reference, root() / "reference" / key),
                 evaluation,
-                key,
-                root() / "reference",
-                device=str(choose(device)),
-                progress=bar.update,
+                str(choose(device)),
+                bar.update,
             )
     except (UserError, OSError, ValueError, EOFError, KeyError, TypeError) as error:
         yield Finding(suite, "scores", "bad", where, f"cannot be computed again: {' '.join(str(error).split())}")
