@@ -242,8 +242,12 @@ def test_features_are_computed_once_and_checked(cheap: list[str], tmp_path: Path
     files = sorted((tmp_path / f"real/efficientnet-lite0-{features.VERSION}").iterdir())
     assert [path.stem for path in files] == ["0000000-0000050", "0000050-0000100", "0000100-0000150", "0000150-0000200"]
     assert again(real) == (first, 3)
-    # A file cut short is made again, alone, and so are those that belong to other images in the same place.
+    # A file cut short or with a wrong bit is made again, alone, and so are those that belong to other images in the same place.
     files[1].write_bytes(files[1].read_bytes()[:-10])
+    assert again(real) == (first, 4)
+    flipped = bytearray(files[2].read_bytes())
+    flipped[-3] ^= 1
+    files[2].write_bytes(flipped)
     assert again(real) == (first, 4)
     assert again(real) == (first, 3)
     other, batches = again(digits(300, 200))

@@ -66,8 +66,8 @@ def extract(
 class Kept:
     """Images whose features are computed once: each batch is a file ``folder/<name>-<VERSION>/<start>-<stop>.safetensors``.
 
-    The file names the sha256 of the images that it was made from; one that is damaged or was made from others (another split
-    or limit of the same data) is made again, alone.
+    The file names the sha256 of its images and of its features; one that is damaged or was made from others (another split or
+    limit of the same data) is made again, alone.
     """
 
     images: UInt8[np.ndarray, "n c h w"]
@@ -89,7 +89,7 @@ class Kept:
         for batch in _batches(wanted):
             path = self.folder / f"{name}-{VERSION}" / f"{batch.start:07d}-{batch.stop:07d}.safetensors"
             images = self.images[batch.start : batch.stop]
-            source = hashlib.sha256(f"{images.shape}".encode() + images.tobytes()).hexdigest()
+            source = _digest(images)
             features = _read(path, source)
             if features is None:
                 features = _embedded(embed, images)
@@ -112,17 +112,21 @@ def _embedded(embed: Embed, images: UInt8[np.ndarray, "b c h w"]) -> Float32[np.
     return features
 
 
+def _digest(array: np.ndarray) -> str:
+    return hashlib.sha256(f"{array.shape}".encode() + array.tobytes()).hexdigest()
+
+
 def _write(path: Path, source: str, features: np.ndarray) -> None:
-    write_atomic(path, lambda part: save_file({"features": features}, part, metadata={"images": source}))
+    metadata = {"images": source, "features": _digest(features)}
+    write_atomic(path, lambda part: save_file({"features": features}, part, metadata=metadata))
 
 
 def _read(path: Path, source: str) -> Float32[np.ndarray, "b d"] | None:
     try:
         with safe_open(path, framework="numpy") as file:
-            if (file.metadata() or {}).get("images") != source:
-                return None
             features: np.ndarray = file.get_tensor("features")
-            return features
+            whole = file.metadata() == {"images": source, "features": _digest(features)}
+            return features if whole else None
     except (OSError, SafetensorError):
         return None
 
