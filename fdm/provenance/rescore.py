@@ -48,6 +48,7 @@ def rescore(suite: str, runs: Sequence[RunFolder], count: int, device: str) -> I
 
 
 def _rescore(suite: str, run: RunFolder, device: str) -> Iterator[Finding]:
+    from fdm.evaluation.features import Kept
     from fdm.evaluation.scores import score
     from fdm.evaluation.weights import inception_weights
 
