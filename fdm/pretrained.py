@@ -20,9 +20,9 @@ from fdm.errors import UserError
 from fdm.experiment import Experiment, identity
 from fdm.networks.autoencoder import Autoencoder
 from fdm.processes import Pretraining, build_process
-from fdm.records import make_record
+from fdm.records import complete
 from fdm.sources import source_version
-from fdm.store import export, locked, record_of, root, run_folder, write_json
+from fdm.store import export, exported, finished, locked, record_of, root, run_folder, sealed, sweep, write_json
 from fdm.training.checkpoint import load_tensors
 
 MODEL = "autoencoder.safetensors"
@@ -78,16 +78,18 @@ class AutoencoderRun:
 
     def pretrain(self) -> dict[str, Any]:
         """Train, resume, or find the finished autoencoder; returns its record, with all metrics that the experiment wants."""
-        if (record := self._exported()) and not self._missing(record):
+        if (record := exported(self.target, "pretrain", self.identity)) and not self._missing(record):
             return record
         folder = run_folder("pretrain", self.identity)
         # Another experiment may be training the same autoencoder right now: then wait and take it.
         with locked(folder, wait=True):
-            record = record_of(folder, "pretrain", self.identity)
+            record = finished(folder, "pretrain", self.identity)
             if not record:
                 # Lightning's import time, which finished runs need not pay.
                 from fdm.training.autoencoder import pretrain
 
+                sweep(folder)
+                self.open_data().verify()
                 train, held_out = self._split()
                 outcome = pretrain(
                     self.needed,
@@ -101,17 +103,17 @@ class AutoencoderRun:
                     checkpoint_seconds=float(os.environ.get("FDM_CHECKPOINT_SECONDS", "30")),
                 )
                 outcome["metrics"] = self._score(folder, held_out)
-                record = make_record("pretrain", self.identity, outcome, self.device)
-                write_json(folder / "pretrain.json", record)
+                record = complete(folder, "pretrain", self.identity, outcome, self.device, PRETRAIN_FILES)
             elif missing := self._missing(record):
                 from fdm.evaluation.reconstruction import feature_scores, reconstruct
 
                 model = load_autoencoder(folder / MODEL, self.identity, self.needed, self.device)
                 pair = reconstruct(model, self._signals(self._split()[1]))
                 record["metrics"]["features"] |= feature_scores(missing, pair, str(self.device))
+                record = sealed(record)
                 write_json(folder / "pretrain.json", record)
         if self.target:
-            export(folder, PRETRAIN_FILES, self.target)
+            export(folder, PRETRAIN_FILES, self.target, record)
         return record
 
     def load(self) -> Autoencoder:
@@ -145,11 +147,6 @@ class AutoencoderRun:
             f"{self.experiment.name} seed {self.seed}: its autoencoder is not there yet; run `fdm pretrain` with the same "
             f"experiment, seed and overrides first"
         )
-
-    def _exported(self) -> dict[str, Any] | None:
-        if self.target is None or not all((self.target / name).is_file() for name in PRETRAIN_FILES):
-            return None
-        return record_of(self.target, "pretrain", self.identity)
 
     def _missing(self, record: dict[str, Any]) -> list[Any]:
         return [name for name in self.experiment.evaluation.features if name not in record["metrics"]["features"]]

@@ -25,12 +25,26 @@ from fdm.networks.build import build_network
 from fdm.pretrained import AutoencoderRun, pretraining_of
 from fdm.processes import Process, build_process
 from fdm.progress import Progress
-from fdm.records import make_record
+from fdm.records import complete, make_record
 from fdm.sampling.classes import class_cycle
 from fdm.sampling.sampler import class_denoiser
 from fdm.sampling.shards import draw_shard, finished_parts, merge_parts, shard_range
 from fdm.sources import source_version
-from fdm.store import export, locked, record_of, root, run_folder, write_json
+from fdm.store import (
+    export,
+    exported,
+    finished,
+    intact,
+    locked,
+    read_sealed,
+    record_of,
+    require_intact,
+    root,
+    run_folder,
+    sealed,
+    sweep,
+    write_json,
+)
 from fdm.training.checkpoint import load_tensors
 
 TRAIN_FILES = ("model.safetensors", "training.csv", "train.json")
@@ -117,7 +131,7 @@ class Run:
 
     def train(self) -> dict[str, Any]:
         """Train, resume, or find the finished run; returns its record."""
-        if record := self._done("train", self.train_identity, TRAIN_FILES):
+        if record := exported(self.target, "train", self.train_identity):
             return record
         from lightning_fabric import Fabric  # a second of import time that finished runs need not pay
 
@@ -126,8 +140,10 @@ class Run:
         codec = self.autoencoder.load() if self.autoencoder else None
         folder = run_folder("train", self.train_identity)
         with locked(folder):
-            record = record_of(folder, "train", self.train_identity)
+            record = finished(folder, "train", self.train_identity)
             if not record:
+                sweep(folder)
+                self.data.verify()
                 precision: Any = {"32": "32-true", "bf16": "bf16-mixed"}[self.experiment.training.precision]
                 fabric = Fabric(accelerator=self.torch_device.type, devices=1, precision=precision)
                 outcome = train(
@@ -140,9 +156,8 @@ class Run:
                     checkpoint_seconds=float(os.environ.get("FDM_CHECKPOINT_SECONDS", "30")),
                     codec=codec,
                 )
-                record = make_record("train", self.train_identity, outcome, self.torch_device)
-                write_json(folder / "train.json", record)
-        self._export(folder, TRAIN_FILES)
+                record = complete(folder, "train", self.train_identity, outcome, self.torch_device, TRAIN_FILES)
+        self._export(folder, TRAIN_FILES, record)
         return record
 
     def sample(self, shard: int = 0, shards: int = 1) -> dict[str, Any] | None:
@@ -151,12 +166,13 @@ class Run:
         Returns:
             The record, or None while other shards are missing.
         """
-        if record := self._done("sample", self.sample_identity, SAMPLE_FILES):
+        if record := exported(self.target, "sample", self.sample_identity):
             return record
         config = self.experiment.sampling
         wanted = shard_range(config.count, shard, shards)
         folder = run_folder("sample", self.sample_identity)
-        if not record_of(folder, "sample", self.sample_identity):
+        record = finished(folder, "sample", self.sample_identity)
+        if not record:
             network, process = self.model()
             cycle = class_cycle(config, self.experiment.classes)
             denoiser = class_denoiser(network, self.torch_device, cycle, config.guidance)
@@ -166,21 +182,22 @@ class Run:
             # Shards may end at the same time: one of them puts the parts together, the other finds it done.
             with locked(folder, wait=True):
                 parts = finished_parts(folder)
-                if not record_of(folder, "sample", self.sample_identity):
+                record = finished(folder, "sample", self.sample_identity)
+                if not record:
                     if sum(part.stop - part.start for part in parts) < config.count:
                         return None
                     outcome = merge_parts(process, denoiser, config, self.seed, parts, folder, self.torch_device, cycle)
-                    record = make_record("sample", self.sample_identity, outcome, self.torch_device)
-                    write_json(folder / "sample.json", record)
+                    record = complete(folder, "sample", self.sample_identity, outcome, self.torch_device, SAMPLE_FILES)
                     for part in parts:
                         part.path.unlink(missing_ok=True)
-        self._export(folder, SAMPLE_FILES)
-        return record_of(folder, "sample", self.sample_identity)
+                    sweep(folder)
+        self._export(folder, SAMPLE_FILES, record)
+        return record
 
     def evaluate(self) -> dict[str, Any]:
         """Score the samples and count what they cost; returns the metrics."""
-        if self._done("evaluate", self.evaluate_identity, EVALUATE_FILES):
-            return self._evaluated()
+        if self.target and self._is_evaluated(self.target):
+            return _read_json(self.target / "metrics.json")
         from fdm.evaluation.forward import write_forward
         from fdm.evaluation.neighbours import write_neighbours
         from fdm.evaluation.scores import score
@@ -190,8 +207,11 @@ class Run:
         pretrained = {"pretrain": self.autoencoder.record()} if self.autoencoder else {}
         folder = run_folder("evaluate", self.evaluate_identity)
         with locked(folder):
-            if not record_of(folder, "evaluate", self.evaluate_identity):
-                samples = self._samples()
+            done = finished(folder, "evaluate", self.evaluate_identity)
+            if not done:
+                sweep(folder)
+                self.data.verify()
+                samples = self._samples(sample)
                 reference: np.ndarray = self.data.split(e.evaluation.reference).images
                 if e.evaluation.reference_limit:
                     reference = reference[: e.evaluation.reference_limit]
@@ -235,26 +255,24 @@ class Run:
                 write_neighbours(folder / "neighbours.npz", samples, train_images, held_out)
                 few = to_float(torch.from_numpy(np.array(train_images[:FORWARD_IMAGES]))).to(self.torch_device)
                 write_forward(folder / "forward.npz", process, e.method, e.sampling, few)
-                record = make_record("evaluate", self.evaluate_identity, {}, self.torch_device)
-                write_json(
-                    folder / "manifest.json",
-                    {
-                        "experiment": e.model_dump(mode="json"),
-                        "seed": self.seed,
-                        "identities": {
-                            **{kind: found["identity"] for kind, found in pretrained.items()},
-                            "train": self.train_identity,
-                            "sample": self.sample_identity,
-                            "evaluate": self.evaluate_identity,
-                        },
-                        "data": self.data.manifest,
-                        "records": {**pretrained, "train": train, "sample": sample, "evaluate": record},
+                *scored, manifest = EVALUATE_FILES
+                record = make_record("evaluate", self.evaluate_identity, {}, self.torch_device, folder, scored)
+                content = {
+                    "experiment": e.model_dump(mode="json"),
+                    "seed": self.seed,
+                    "identities": {
+                        **{kind: found["identity"] for kind, found in pretrained.items()},
+                        "train": self.train_identity,
+                        "sample": self.sample_identity,
+                        "evaluate": self.evaluate_identity,
                     },
-                )
-                write_json(folder / "evaluate.json", record)
-        self._export(folder, EVALUATE_FILES)
-        metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
-        return metrics
+                    "data": self.data.manifest,
+                    "records": {**pretrained, "train": train, "sample": sample, "evaluate": record},
+                }
+                write_json(folder / manifest, sealed(content))
+                done = complete(folder, "evaluate", self.evaluate_identity, {}, self.torch_device, EVALUATE_FILES)
+        self._export(folder, EVALUATE_FILES, done)
+        return _read_json(require_intact(folder / "metrics.json", done))
 
     # -- the model ---------------------------------------------------------------------------------------------------
 
@@ -278,23 +296,14 @@ class Run:
 
     # -- helpers -----------------------------------------------------------------------------------------------------
 
-    def _done(self, kind: str, identity_: str, names: tuple[str, ...]) -> dict[str, Any] | None:
-        """The record, when the run's exported files are all there and belong to ``identity_``; nothing is to be done then."""
-        if self.target is None or not all((self.target / name).is_file() for name in names):
-            return None
-        if kind == "evaluate":
-            try:
-                manifest = json.loads((self.target / "manifest.json").read_text())
-                record: dict[str, Any] = manifest["records"]["evaluate"]
-            except (OSError, ValueError, KeyError, TypeError):
-                return None
-            return record if record.get("identity") == identity_ else None
-        return record_of(self.target, kind, identity_)
-
-    def _evaluated(self) -> dict[str, Any]:
-        assert self.target
-        metrics: dict[str, Any] = json.loads((self.target / "metrics.json").read_text())
-        return metrics
+    def _is_evaluated(self, target: Path) -> bool:
+        """Are the files of this evaluation all in ``target``, and intact? There, the manifest holds the record."""
+        try:
+            record = read_sealed(target / "manifest.json")["records"]["evaluate"]
+            own = record["identity"] == self.evaluate_identity
+            return own and all(intact(target / name, record) for name in record["files"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
 
     def _record_of(self, kind: str, identity_: str) -> dict[str, Any]:
         record = record_of(root() / f"{kind}-{identity_}", kind, identity_)
@@ -306,16 +315,18 @@ class Run:
             )
         return record
 
-    def _samples(self) -> np.ndarray:
+    def _samples(self, record: dict[str, Any]) -> np.ndarray:
         path = root() / f"sample-{self.sample_identity}" / "samples.npy"
         if not path.exists() and self.target:
             path = self.target / "samples.npy"
-        try:
-            samples: np.ndarray = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise UserError(f"{path}: cannot read the samples ({error}); delete the folder and sample again") from None
+        samples: np.ndarray = np.load(require_intact(path, record), allow_pickle=False)
         return samples
 
-    def _export(self, folder: Path, names: tuple[str, ...]) -> None:
+    def _export(self, folder: Path, names: tuple[str, ...], record: dict[str, Any]) -> None:
         if self.target:
-            export(folder, names, self.target)
+            export(folder, names, self.target, record)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content

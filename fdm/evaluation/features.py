@@ -13,13 +13,12 @@ from typing import Literal
 import numpy as np
 import torch
 from jaxtyping import Float32, UInt8
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fdm.errors import UserError
 from fdm.evaluation.weights import efficientnet, inception_network, inception_weights
-from fdm.store import write_atomic
+from fdm.training.checkpoint import load_tensors, save_tensors
 
 Name = Literal["efficientnet-lite0", "inception-v3", "inception-v3-clean"]
 Embed = Callable[[Tensor], Tensor]
@@ -83,18 +82,15 @@ def extract_cached(
             advance(len(images))
         return kept
     features = extract(embed, images, advance)
-    write_atomic(path, lambda part: save_file({"features": features}, part, metadata={"images": source}))
+    save_tensors(path, {"features": torch.from_numpy(features)}, {"identity": source})
     return features
 
 
 def _read(path: Path, source: str) -> Float32[np.ndarray, "n d"] | None:
     try:
-        with safe_open(path, framework="numpy") as file:
-            if (file.metadata() or {}).get("images") != source:
-                return None
-            features: np.ndarray = file.get_tensor("features")
-            return features
-    except (OSError, SafetensorError):
+        features: np.ndarray = load_tensors(path, source)[0]["features"].numpy()
+        return features
+    except UserError:
         return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,9 +48,22 @@ class Part:
     path: Path
 
     def load(self) -> tuple[np.ndarray, float]:
-        """Images (stop - start, C, H, W) and the seconds they took."""
-        with np.load(self.path, allow_pickle=False) as file:
-            return file["images"], float(file["seconds"])
+        """Images (stop - start, C, H, W) and the seconds they took.
+
+        Raises:
+            UserError: damaged; the part is then removed, so that the same command draws it again.
+        """
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                if archive.testzip():
+                    raise zipfile.BadZipFile("a checksum differs")
+            with np.load(self.path, allow_pickle=False) as file:
+                return file["images"], float(file["seconds"])
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            self.path.unlink(missing_ok=True)
+            raise UserError(
+                f"{self.path}: damaged ({error}), removed; run the same command again, it draws these samples anew"
+            ) from None
 
 
 def finished_parts(folder: Path) -> list[Part]:

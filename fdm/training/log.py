@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import hashlib
 import io
 from dataclasses import Field, asdict, dataclass, fields
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Generic, Protocol, TypeVar
 
 from torch.utils.tensorboard import SummaryWriter
 
+from fdm.errors import UserError
 from fdm.store import write_atomic
 
 
@@ -49,11 +52,23 @@ class Log(Generic[RowT]):
         row: class of the rows; its fields are the columns.
         path: the file; ``tensorboard/`` goes beside it.
         start: first step that will be logged; rows of an interrupted run from there on are dropped.
+        digest: of the rows before ``start``, as ``digest`` gave it.
+
+    Raises:
+        UserError: the rows before ``start`` are not there, or not those that were written.
     """
 
-    def __init__(self, row: type[RowT], path: Path, start: int) -> None:
+    def __init__(self, row: type[RowT], path: Path, start: int, digest: str = "") -> None:
         self.row, self.path = row, path
-        self.rows = [row for row in self._read() if row.step < start] if start else []
+        self.rows: list[RowT] = []
+        if start:
+            with contextlib.suppress(OSError, ValueError, TypeError, KeyError, csv.Error):
+                self.rows = [row for row in self._read() if row.step < start]
+            if self.digest() != digest:
+                raise UserError(
+                    f"{path}: missing or damaged, and the run cannot go on without it; delete state.safetensors beside it "
+                    f"to start this run again"
+                )
         self._board = SummaryWriter(str(path.with_name("tensorboard")), purge_step=start)
 
     def _read(self) -> list[RowT]:
@@ -71,15 +86,22 @@ class Log(Generic[RowT]):
             for name, value in row.scalars().items():
                 self._board.add_scalar(name, value, row.step)
 
-    def write(self) -> None:
-        """Bring the file up to date."""
+    def digest(self) -> str:
+        """SHA-256 of all rows."""
+        return hashlib.sha256(self._text().encode()).hexdigest()
+
+    def _text(self) -> str:
         text = io.StringIO()
         writer = csv.DictWriter(text, [field.name for field in self._fields()], lineterminator="\n")
         writer.writeheader()
         for row in self.rows:
             values = asdict(row)  # type: ignore[call-overload]
             writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in values.items()})
-        write_atomic(self.path, lambda part: part.write_text(text.getvalue()))
+        return text.getvalue()
+
+    def write(self) -> None:
+        """Bring the file up to date."""
+        write_atomic(self.path, lambda part: part.write_text(self._text()))
         self._board.flush()
 
     def close(self) -> None:

@@ -174,12 +174,12 @@ def train(
     trainer = Trainer(experiment, seed, process, fabric)
 
     state = folder / "state.safetensors"
-    start, before = 0, 0.0
+    start, before, logged = 0, 0.0, ""
     if state.exists():
         tensors, metadata = load_tensors(state, identity)
         trainer.load(tensors)
-        start, before = int(metadata["step"]), float(metadata["seconds"])
-    log = Log(Row, folder / "training.csv", start)
+        start, before, logged = int(metadata["step"]), float(metadata["seconds"]), metadata["log"]
+    log = Log(Row, folder / "training.csv", start, logged)
     pending: list[tuple[int, int, Tensor, Tensor]] = []
     began = time.monotonic()
 
@@ -205,7 +205,8 @@ def train(
 
     def save(step: int) -> None:
         log.write()
-        trainer.save(state, {"identity": identity, "step": str(step), "seconds": repr(elapsed())})
+        seconds = repr(elapsed())
+        trainer.save(state, {"identity": identity, "step": str(step), "seconds": seconds, "log": log.digest()})
 
     title = f"train {experiment.name} seed {seed}"
 

@@ -1,5 +1,4 @@
 # Shared by all rules: the chosen suite, what is up to date, and the lock on the working tree.
-import json
 import os
 import re
 import shlex
@@ -17,6 +16,7 @@ from fdm.pretrained import pretraining_of
 from fdm.restoration import restoration_of
 from fdm.runs import Run
 from fdm.sources import PACKAGE, source_version
+from fdm.store import read_sealed
 from fdm.variations import Interpolations, Variations
 
 DEFAULTS = {"suite": "digits", "overrides": [], "threads": 1}
@@ -87,7 +87,7 @@ def made(step, name, seed):
     """Identity of what a step has made; None when there is nothing, "" when it cannot be read."""
     path = Path(folder(name, seed), "manifest.json" if step == "evaluate" else f"{step}.json")
     try:
-        record = json.loads(path.read_text())
+        record = read_sealed(path)
         return record["identities"]["evaluate"] if step == "evaluate" else record["identity"]
     except FileNotFoundError:
         return None
