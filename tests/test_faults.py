@@ -439,6 +439,24 @@ def test_damaged_part_of_the_samples(
     assert drawn == [range(48, 64), range(8)], "the last is the trajectory"
 
 
+def test_no_changed_bit_of_a_part_matters_unnoticed(tmp_path: Path) -> None:
+    """Where a bit has no meaning (dates inside the archive), the images are the same; anything else is noticed."""
+    images = torch.rand(3, 1, 4, 4) * 2 - 1
+    shards.save_part(tmp_path, range(3), images, 1.5)
+    (part,) = shards.finished_parts(tmp_path)
+    content, draw, noticed = part.path.read_bytes(), random.Random(0), 0
+    expected, seconds = part.load()
+    for _ in range(300):
+        flip(part.path, draw.randrange(len(content)), draw.randrange(8))
+        try:
+            found = part.load()
+            assert np.array_equal(found[0], expected) and found[1] == seconds
+        except UserError:
+            noticed += 1
+        part.path.write_bytes(content)
+    assert noticed > 150
+
+
 @pytest.mark.parametrize("damage", [pytest.param(flip, id="bit"), pytest.param(truncate, id="truncated")])
 def test_damaged_cache_of_features(place: Path, calm: Path, damage: Damage) -> None:
     forget("evaluate")
@@ -510,6 +528,33 @@ def test_killed_while_copying(place: Path, calm: Path, monkeypatch: pytest.Monke
     assert (OUT / "model.safetensors").read_bytes() != (calm / OUT / "model.safetensors").read_bytes()
     run("train")
     same(calm)
+
+
+def test_killed_while_the_report_is_put_in_place(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The old report moved away, the new one not yet there: the same command makes it, and nothing else is left."""
+    from fdm.report import assemble
+
+    real = os.replace
+
+    def replace(source: Path, target: Path) -> None:
+        if Path(target) == Path("reports/faults"):
+            raise Killed
+        real(source, target)
+
+    with pytest.raises(SystemExit):
+        call("report", "faults")
+    before = {path: path.read_bytes() for path in Path("reports/faults").rglob("*") if path.is_file()}
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", replace)
+        patch.setattr(assemble.shutil, "rmtree", lambda *a, **k: None)  # SIGKILL clears nothing away
+        with pytest.raises(Killed):
+            call("report", "faults")
+    assert sorted(path.name for path in Path("reports").iterdir()) == [".faults.lock", ".faults.old", ".faults.part"]
+    with pytest.raises(SystemExit) as end:
+        call("report", "faults")
+    assert end.value.code in (0, None)
+    assert {path: path.read_bytes() for path in Path("reports/faults").rglob("*") if path.is_file()} == before
+    assert sorted(path.name for path in Path("reports").iterdir()) == [".faults.lock", "faults"]
 
 
 @pytest.mark.parametrize("gone", [pytest.param("results", id="results"), pytest.param("work", id="work")])
@@ -711,11 +756,12 @@ def _tests(path: Path) -> set[str]:
 
 def test_every_fault_is_listed() -> None:
     """docs/reliability.md names existing tests only, each of ours, and at least 25 faults."""
-    rows = re.findall(r"^\| .* \| `(.+)` \|$", (ROOT / "docs/reliability.md").read_text(encoding="utf-8"), re.MULTILINE)
-    assert len(rows) == len(set(rows)) >= 25
+    text = (ROOT / "docs/reliability.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (.+?) \| .+ \| `(\S+)` \|$", text, re.MULTILINE)
+    assert len({fault for fault, _ in rows}) == len(rows) >= 25
     listed: dict[str, set[str]] = {}
-    for row in rows:
-        file, _, name = row.partition("::")
+    for _, test in rows:
+        file, _, name = test.partition("::")
         listed.setdefault(file, set()).add(name)
     for file, names in listed.items():
         known = _tests(ROOT / "tests" / file)

@@ -44,7 +44,7 @@ def load_tensors(path: Path, identity: str, verb: str = "train") -> tuple[dict[s
         # The format itself notices a missing end, but no changed bit.
         if metadata.pop("sha256", None) != _digest(tensors, metadata):
             raise ValueError("its SHA-256 is not the recorded one")
-    except (SafetensorError, OSError, ValueError, AttributeError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: truncated or damaged checkpoint ({error}); delete it to start this run again"
         ) from None

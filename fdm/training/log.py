@@ -6,11 +6,17 @@ import contextlib
 import csv
 import hashlib
 import io
+import os
+import socket
+import time
+from collections.abc import Iterator
 from dataclasses import Field, asdict, dataclass, fields
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
-from torch.utils.tensorboard import SummaryWriter
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.summary.writer.record_writer import RecordWriter
+from torch.utils.tensorboard.summary import scalar
 
 from fdm.errors import UserError
 from fdm.store import write_atomic
@@ -69,7 +75,7 @@ class Log(Generic[RowT]):
                     f"{path}: missing or damaged, and the run cannot go on without it; delete state.safetensors beside it "
                     f"to start this run again"
                 )
-        self._board = SummaryWriter(str(path.with_name("tensorboard")), purge_step=start)
+        self._board = _Board(path.with_name("tensorboard"), start)
 
     def _read(self) -> list[RowT]:
         with self.path.open(newline="") as file:
@@ -84,7 +90,7 @@ class Log(Generic[RowT]):
         self.rows += rows
         for row in rows:
             for name, value in row.scalars().items():
-                self._board.add_scalar(name, value, row.step)
+                self._board.add(name, value, row.step)
 
     def digest(self) -> str:
         """SHA-256 of all rows."""
@@ -102,8 +108,43 @@ class Log(Generic[RowT]):
     def write(self) -> None:
         """Bring the file up to date."""
         write_atomic(self.path, lambda part: part.write_text(self._text()))
-        self._board.flush()
 
     def close(self) -> None:
-        """Flush and release TensorBoard's file."""
+        """Release TensorBoard's file."""
         self._board.close()
+
+
+class _Board:
+    """Scalars for TensorBoard, written at once and by the caller's thread.
+
+    SummaryWriter has a thread for it, which on a full disk dies with a traceback on stderr.
+    """
+
+    def __init__(self, folder: Path, start: int) -> None:
+        path = folder / f"events.out.tfevents.{time.time():010.0f}.{socket.gethostname()}.{os.getpid()}"
+        with self._errors(path):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("ab", buffering=0)
+        self._path, self._records = path, RecordWriter(self._file)
+        self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
+        if start:  # hides what an interrupted run wrote beyond its last checkpoint
+            self._write(Event(wall_time=time.time(), step=start, session_log=SessionLog(status=SessionLog.START)))
+
+    def add(self, name: str, value: float, step: int) -> None:
+        """One point of the curve ``name``."""
+        self._write(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _write(self, event: Event) -> None:
+        with self._errors(self._path):
+            self._records.write(event.SerializeToString())
+
+    @staticmethod
+    @contextlib.contextmanager
+    def _errors(path: Path) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(f"{path}: cannot write: {error.strerror}") from None

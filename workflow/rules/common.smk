@@ -19,12 +19,18 @@ from fdm.sources import PACKAGE, source_version
 from fdm.store import read_sealed
 from fdm.variations import Interpolations, Variations
 
-DEFAULTS = {"suite": "digits", "overrides": [], "threads": 1}
+DEFAULTS = {"suite": "digits", "overrides": [], "threads": 1, "timeout": 0}
 for key in config:
     if key not in DEFAULTS:
         sys.exit(f"error: --config {key}: unknown key{nearest(key, DEFAULTS)}; there are: {', '.join(DEFAULTS)}")
 config = {**DEFAULTS, **config}
 CHANGES = config["overrides"].split() if isinstance(config["overrides"], str) else list(config["overrides"])
+
+if not re.fullmatch(r"\d+", str(config["timeout"])):
+    sys.exit(f"error: --config timeout={config['timeout']}: must be whole seconds, 0 for none")
+if int(config["timeout"]):
+    # Local jobs know no time limit. A training saves its state when it is asked to end; what does not even do that is killed.
+    shell.prefix(f"set -euo pipefail; timeout --verbose --foreground --kill-after=60 {config['timeout']} ")
 
 try:
     SUITE = load_suite(str(config["suite"]), CHANGES)
