@@ -139,7 +139,11 @@ class _Board:
 
     def _write(self, event: Event) -> None:
         with self._errors(self._path):
-            self._records.write(event.SerializeToString())
+            try:
+                self._records.write(event.SerializeToString())
+            except OSError:
+                self.close()
+                raise
 
     @staticmethod
     @contextlib.contextmanager
