@@ -20,9 +20,9 @@ from fdm.errors import UserError
 from fdm.experiment import Experiment, identity
 from fdm.networks.autoencoder import Autoencoder
 from fdm.processes import Pretraining, build_process
-from fdm.records import make_record
+from fdm.records import complete
 from fdm.sources import source_version
-from fdm.store import export, locked, record_of, require_intact, root, run_folder, seal, write_json
+from fdm.store import export, exported, finished, locked, record_of, root, run_folder, sealed, sweep, write_json
 from fdm.training.checkpoint import fill, load_tensors
 
 MODEL = "autoencoder.safetensors"
@@ -46,7 +46,6 @@ def load_autoencoder(path: Path, identity: str, needed: Pretraining, device: tor
         UserError: missing, damaged, or of another run.
     """
     tensors, _ = load_tensors(path, identity, "pretrain")
-    require_intact(path, "pretrain", identity)
     model = Autoencoder(needed.config, needed.shape)
     fill(model, tensors, path)
     return model.to(device).eval().requires_grad_(False)
@@ -86,16 +85,18 @@ class AutoencoderRun:
 
     def pretrain(self) -> dict[str, Any]:
         """Train, resume, or find the finished autoencoder; returns its record, with all metrics that the experiment wants."""
-        if (record := self._exported()) and not self._missing(record):
+        if (record := exported(self.target, "pretrain", self.identity)) and not self._missing(record):
             return record
         folder = run_folder("pretrain", self.identity)
         # Another experiment may be training the same autoencoder right now: then wait and take it.
         with locked(folder, wait=True):
-            record = record_of(folder, "pretrain", self.identity)
+            record = finished(folder, "pretrain", self.identity)
             if not record:
                 # Lightning's import time, which finished runs need not pay.
                 from fdm.training.autoencoder import pretrain
 
+                sweep(folder)
+                self.open_data().verify()
                 train, held_out = self._split()
                 outcome = pretrain(
                     self.needed,
@@ -109,19 +110,17 @@ class AutoencoderRun:
                     checkpoint_seconds=float(os.environ.get("FDM_CHECKPOINT_SECONDS", "30")),
                 )
                 outcome["metrics"] = self._score(folder, held_out)
-                record = make_record("pretrain", self.identity, outcome, self.device)
-                write_json(folder / "pretrain.json", record)
+                record = complete(folder, "pretrain", self.identity, outcome, self.device, PRETRAIN_FILES)
             elif missing := self._missing(record):
                 from fdm.evaluation.reconstruction import feature_scores, reconstruct
 
                 model = load_autoencoder(folder / MODEL, self.identity, self.needed, self.device)
                 pair = reconstruct(model, self._signals(self._split()[1]))
                 record["metrics"]["features"] |= feature_scores(missing, pair, str(self.device))
-                record.pop("digest", None)  # sealed anew below
+                record = sealed(record)
                 write_json(folder / "pretrain.json", record)
-            record = seal(folder, PRETRAIN_FILES)
         if self.target:
-            export(folder, PRETRAIN_FILES, self.target)
+            export(folder, PRETRAIN_FILES, self.target, record)
         return record
 
     def load(self) -> Autoencoder:
@@ -155,11 +154,6 @@ class AutoencoderRun:
             f"{self.experiment.name} seed {self.seed}: its autoencoder is not there yet; run `fdm pretrain` with the same "
             f"experiment, seed and overrides first"
         )
-
-    def _exported(self) -> dict[str, Any] | None:
-        if self.target is None or not all((self.target / name).is_file() for name in PRETRAIN_FILES):
-            return None
-        return record_of(self.target, "pretrain", self.identity)
 
     def _missing(self, record: dict[str, Any]) -> list[Any]:
         return [name for name in self.experiment.evaluation.features if name not in record["metrics"]["features"]]

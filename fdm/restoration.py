@@ -26,14 +26,14 @@ from fdm.experiment import Experiment, identity, load_experiment
 from fdm.picture import labelled_rows
 from fdm.processes import build_process
 from fdm.progress import Progress
-from fdm.records import make_record
+from fdm.records import complete
 from fdm.runs import Run
 from fdm.sampling.classes import class_cycle
 from fdm.sampling.conditional import Reverse, require_plain
 from fdm.sampling.sampler import class_denoiser, network_denoiser
 from fdm.sampling.solvers import build_solver
 from fdm.sources import source_version
-from fdm.store import export, locked, record_of, run_folder, write_atomic, write_json
+from fdm.store import export, exported, finished, locked, run_folder, sweep, write_atomic
 
 RESTORE_FILES = ("restored.npz", "restore.png", "restore.json")
 MOMENTS = 5000
@@ -176,17 +176,18 @@ class Restoration:
             UserError: a model is not trained, or cannot do what is asked.
         """
         target = self.run.target
-        if target and all((target / name).is_file() for name in RESTORE_FILES):
-            if record := record_of(target, "restore", self.identity):
-                return record
+        if record := exported(target, "restore", self.identity):
+            return record
         folder = run_folder("restore", self.identity)
         with locked(folder):
-            record = record_of(folder, "restore", self.identity)
+            record = finished(folder, "restore", self.identity)
             if not record:
-                record = make_record("restore", self.identity, self._compute(folder), self.run.torch_device)
-                write_json(folder / "restore.json", record)
+                sweep(folder)
+                self.run.data.verify()
+                outcome = self._compute(folder)
+                record = complete(folder, "restore", self.identity, outcome, self.run.torch_device, RESTORE_FILES)
         if target:
-            export(folder, RESTORE_FILES, target)
+            export(folder, RESTORE_FILES, target, record)
         return record
 
     def _compute(self, folder: Path) -> dict[str, Any]:

@@ -29,13 +29,27 @@ from fdm.plain import map_array, read_json
 from fdm.pretrained import AutoencoderRun, pretraining_of
 from fdm.processes import Process, build_process
 from fdm.progress import Progress
-from fdm.records import make_record
+from fdm.records import complete, make_record
 from fdm.sampling.classes import class_cycle
 from fdm.sampling.sampler import class_denoiser
 from fdm.sampling.shards import draw_shard, finished_parts, merge_parts, shard_finished
 from fdm.shards import check_shard, shard_range
 from fdm.sources import source_version
-from fdm.store import export, locked, record_of, require_intact, root, run_folder, seal, write_json
+from fdm.store import (
+    export,
+    exported,
+    finished,
+    intact,
+    locked,
+    read_sealed,
+    record_of,
+    require_intact,
+    root,
+    run_folder,
+    sealed,
+    sweep,
+    write_json,
+)
 from fdm.training.checkpoint import fill, load_tensors
 
 TRAIN_FILES = ("model.safetensors", "training.csv", "train.json")
@@ -135,7 +149,7 @@ class Run:
     def trained(self) -> bool:
         """Whether ``train`` would find the finished run."""
         stored = record_of(root() / f"train-{self.train_identity}", "train", self.train_identity)
-        return bool(self._done("train", self.train_identity, TRAIN_FILES) or stored)
+        return bool(exported(self.target, "train", self.train_identity) or stored)
 
     def check_layout(self, layout: Layout) -> None:
         """Raise UserError where the processes of ``layout`` cannot train this run: data, devices, or what they would share."""
@@ -153,7 +167,7 @@ class Run:
         Returns:
             The record; None in every process but the first.
         """
-        if layout.world == 1 and (done := self._done("train", self.train_identity, TRAIN_FILES)):
+        if layout.world == 1 and (done := exported(self.target, "train", self.train_identity)):
             return done
         # A second of import time that finished runs need not pay.
         from fdm.training.loop import train
@@ -167,11 +181,14 @@ class Run:
         with ExitStack() as held, ranks.connected():
             record: dict[str, Any] | None = None
             with ranks.together():
-                if ranks.zero and not (record := self._done("train", self.train_identity, TRAIN_FILES)):
+                if ranks.zero and not (record := exported(self.target, "train", self.train_identity)):
                     held.enter_context(locked(folder))
-                    record = record_of(folder, "train", self.train_identity)
+                    record = finished(folder, "train", self.train_identity)
                     if record:
-                        record = self._export(folder, TRAIN_FILES)
+                        self._export(folder, TRAIN_FILES, record)
+                    else:
+                        sweep(folder)
+                        self.data.verify()
             if any(ranks.highest(int(bool(record)))):
                 return record
             with ranks.together():
@@ -188,10 +205,8 @@ class Run:
             )
             with ranks.together():
                 if outcome:
-                    write_json(
-                        folder / "train.json", make_record("train", self.train_identity, outcome, self.torch_device)
-                    )
-                    record = self._export(folder, TRAIN_FILES)
+                    record = complete(folder, "train", self.train_identity, outcome, self.torch_device, TRAIN_FILES)
+                    self._export(folder, TRAIN_FILES, record)
         return record
 
     def sample(self, shard: int = 0, shards: int = 1) -> dict[str, Any] | None:
@@ -200,30 +215,30 @@ class Run:
         Returns:
             The record, or None for one of several shards while the run is not complete.
         """
-        if record := self._done("sample", self.sample_identity, SAMPLE_FILES):
+        if record := exported(self.target, "sample", self.sample_identity):
             return record
         config = self.experiment.sampling
         wanted = shard_range(config.count, config.batch, shard, shards)
         folder = run_folder("sample", self.sample_identity, self.train_identity)
         with locked(folder, _name(shard, shards)):
-            if not record_of(folder, "sample", self.sample_identity):
+            record = finished(folder, "sample", self.sample_identity)
+            if not record:
                 cycle = class_cycle(config, self.experiment.classes)
                 if not shard_finished(config, wanted, folder):
                     network, process = self.model()
                     denoiser = class_denoiser(network, self.torch_device, cycle, config.guidance)
                     title = f"sample {self.experiment.name} seed {self.seed} {_name(shard, shards)}".rstrip()
                     draw_shard(process, denoiser, config, self.seed, wanted, folder, self.torch_device, title)
-                if shards == 1:
-                    parts = finished_parts(folder)
-                    outcome = merge_parts(config, parts, folder, cycle)
-                    record = make_record("sample", self.sample_identity, outcome, self.torch_device)
-                    write_json(folder / "sample.json", record)
-                    for part in parts:
-                        part.path.unlink(missing_ok=True)
-        if shards > 1:
-            return None
-        self._export(folder, SAMPLE_FILES)
-        return record_of(folder, "sample", self.sample_identity)
+                if shards > 1:
+                    return None
+                parts = finished_parts(folder)
+                outcome = merge_parts(config, parts, folder, cycle)
+                record = complete(folder, "sample", self.sample_identity, outcome, self.torch_device, SAMPLE_FILES)
+                for part in parts:
+                    part.path.unlink(missing_ok=True)
+                sweep(folder)
+        self._export(folder, SAMPLE_FILES, record)
+        return record
 
     def evaluate(self, shard: int = 0, shards: int = 1) -> dict[str, Any] | None:
         """Score the samples and count what they cost, or only extract the features of one shard.
@@ -232,8 +247,8 @@ class Run:
             The metrics, or None for one of several shards while the run is not complete.
         """
         check_shard(shard, shards)
-        if self._done("evaluate", self.evaluate_identity, EVALUATE_FILES):
-            return self._evaluated()
+        if self.target and self._is_evaluated(self.target):
+            return _read_json(self.target / "metrics.json")
         from fdm.evaluation.features import Kept
         from fdm.evaluation.forward import write_forward
         from fdm.evaluation.neighbours import write_neighbours
@@ -244,8 +259,12 @@ class Run:
         pretrained = {"pretrain": self.autoencoder.record()} if self.autoencoder else {}
         folder = run_folder("evaluate", self.evaluate_identity, self.sample_identity)
         with locked(folder, _name(shard, shards)):
-            if not record_of(folder, "evaluate", self.evaluate_identity):
-                samples = self._samples()
+            done = finished(folder, "evaluate", self.evaluate_identity)
+            if not done:
+                if shards == 1:
+                    sweep(folder)
+                self.data.verify()
+                samples = self._samples(sample)
                 reference: np.ndarray = self.data.split(e.evaluation.reference).images
                 if e.evaluation.reference_limit:
                     reference = reference[: e.evaluation.reference_limit]
@@ -287,30 +306,26 @@ class Run:
                 write_neighbours(folder / "neighbours.npz", samples, train_images, held_out)
                 few = to_float(torch.from_numpy(np.array(train_images[:FORWARD_IMAGES]))).to(self.torch_device)
                 write_forward(folder / "forward.npz", process, e.method, e.sampling, few)
-                record = make_record("evaluate", self.evaluate_identity, {}, self.torch_device)
-                write_json(
-                    folder / "manifest.json",
-                    {
-                        "experiment": e.model_dump(mode="json"),
-                        "seed": self.seed,
-                        "identities": {
-                            **{kind: found["identity"] for kind, found in pretrained.items()},
-                            "train": self.train_identity,
-                            "sample": self.sample_identity,
-                            "evaluate": self.evaluate_identity,
-                        },
-                        "sources": self.sources,
-                        "data": self.data.manifest,
-                        "records": {**pretrained, "train": train, "sample": sample, "evaluate": record},
+                *scored, manifest = EVALUATE_FILES
+                record = make_record("evaluate", self.evaluate_identity, {}, self.torch_device, folder, scored)
+                content = {
+                    "experiment": e.model_dump(mode="json"),
+                    "seed": self.seed,
+                    "identities": {
+                        **{kind: found["identity"] for kind, found in pretrained.items()},
+                        "train": self.train_identity,
+                        "sample": self.sample_identity,
+                        "evaluate": self.evaluate_identity,
                     },
-                )
+                    "sources": self.sources,
+                    "data": self.data.manifest,
+                    "records": {**pretrained, "train": train, "sample": sample, "evaluate": record},
+                }
+                write_json(folder / manifest, sealed(content))
                 shutil.rmtree(folder / "features", ignore_errors=True)
-                write_json(folder / "evaluate.json", record)
-        if shards > 1:
-            return None
-        self._export(folder, EVALUATE_FILES)
-        metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
-        return metrics
+                done = complete(folder, "evaluate", self.evaluate_identity, {}, self.torch_device, EVALUATE_FILES)
+        self._export(folder, EVALUATE_FILES, done)
+        return _read_json(require_intact(folder / "metrics.json", done))
 
     # -- the model ---------------------------------------------------------------------------------------------------
 
@@ -325,7 +340,6 @@ class Run:
         if not path.exists() and self.target:
             path = self.target / "model.safetensors"
         tensors, metadata = load_tensors(path, self.train_identity)
-        require_intact(path, "train", self.train_identity)
         codec = self.autoencoder.load() if self.autoencoder else None
         try:
             calibration = read_json(metadata["calibration"])
@@ -340,23 +354,14 @@ class Run:
 
     # -- helpers -----------------------------------------------------------------------------------------------------
 
-    def _done(self, kind: str, identity_: str, names: tuple[str, ...]) -> dict[str, Any] | None:
-        """The record, when the run's exported files are all there and belong to ``identity_``; nothing is to be done then."""
-        if self.target is None or not all((self.target / name).is_file() for name in names):
-            return None
-        if kind == "evaluate":
-            try:
-                manifest = json.loads((self.target / "manifest.json").read_text())
-                record: dict[str, Any] = manifest["records"]["evaluate"]
-            except (OSError, ValueError, KeyError, TypeError):
-                return None
-            return record if record.get("identity") == identity_ else None
-        return record_of(self.target, kind, identity_)
-
-    def _evaluated(self) -> dict[str, Any]:
-        assert self.target
-        metrics: dict[str, Any] = json.loads((self.target / "metrics.json").read_text())
-        return metrics
+    def _is_evaluated(self, target: Path) -> bool:
+        """Are the files of this evaluation all in ``target``, and intact? There, the manifest holds the record."""
+        try:
+            record = read_sealed(target / "manifest.json")["records"]["evaluate"]
+            own = record["identity"] == self.evaluate_identity
+            return own and all(intact(target / name, record) for name in record["files"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
 
     def _record_of(self, kind: str, identity_: str) -> dict[str, Any]:
         record = record_of(root() / f"{kind}-{identity_}", kind, identity_)
@@ -368,24 +373,26 @@ class Run:
             )
         return record
 
-    def _samples(self) -> np.ndarray:
+    def _samples(self, record: dict[str, Any]) -> np.ndarray:
         path = root() / f"sample-{self.sample_identity}" / "samples.npy"
         if not path.exists() and self.target:
             path = self.target / "samples.npy"
-        require_intact(path, "sample", self.sample_identity)
         try:
-            samples = np.array(map_array(path))
+            samples = np.array(map_array(require_intact(path, record)))
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: cannot read the samples ({error}); delete the folder and sample again") from None
         return samples
 
-    def _export(self, folder: Path, names: tuple[str, ...]) -> dict[str, Any]:
-        """Seal the run, copy it to where it is wanted, and return its record (the last of ``names``)."""
+    def _export(self, folder: Path, names: tuple[str, ...], record: dict[str, Any]) -> None:
         if self.target:
-            export(folder, names, self.target)
-        return seal(folder, names)
+            export(folder, names, self.target, record)
 
 
 def _name(shard: int, shards: int) -> str:
     """Of one of several shards; empty for the whole."""
     return f"shard{shard + 1}of{shards}" if shards > 1 else ""
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content

@@ -1,8 +1,10 @@
 """The run store ``work/<kind>-<identity>/``: where every run lives, resumes, and is exported from.
 
 A run is complete when its record ``<kind>.json`` exists; that file is written last and atomically. Everything else in
-the folder before that is resumable state. The record is then sealed with the digests of the run's files. ``results/`` holds
-plain copies, so deleting it loses nothing.
+the folder before that is resumable state. ``results/`` holds plain copies, so deleting it loses nothing.
+
+A record lists the SHA-256 of the run's files and has one of itself, so nothing that was damaged since is taken for a result.
+docs/reliability.md says what is promised.
 """
 
 from __future__ import annotations
@@ -50,16 +52,81 @@ def run_folder(kind: str, identity: str, *needs: str | None) -> Path:
     return folder
 
 
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """``content`` with its own SHA-256 as ``digest``, for JSON that is read again."""
+    parts = json.loads(json.dumps({key: value for key, value in content.items() if key != "digest"}, allow_nan=False))
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
+    return {**parts, "digest": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """JSON that was written sealed.
+
+    Raises:
+        OSError: missing or unreadable.
+        ValueError: damaged.
+    """
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict) or sealed(content) != content:
+        raise ValueError("it does not match its own digest")
+    return content
+
+
 def record_of(folder: Path, kind: str, identity: str) -> dict[str, Any] | None:
-    """The record ``<kind>.json`` in ``folder`` if it is there and belongs to ``identity``, else None.
+    """The record ``<kind>.json`` in ``folder`` if it is there, intact, and belongs to ``identity``, else None.
 
     Works on a folder of the store and on an exported one alike.
     """
     try:
-        record = json.loads((folder / f"{kind}.json").read_text(encoding="utf-8"))
+        record = read_sealed(folder / f"{kind}.json")
     except (OSError, ValueError):
         return None
-    return record if isinstance(record, dict) and record.get("identity") == identity else None
+    return record if record.get("identity") == identity else None
+
+
+def finished(folder: Path, kind: str, identity: str) -> dict[str, Any] | None:
+    """The record of a run of the store if the run is complete, else None; the run is then to be made or resumed.
+
+    Raises:
+        UserError: the record is damaged. Only the user can say whether the run should be made again.
+    """
+    path = folder / f"{kind}.json"
+    if not path.exists():
+        return None
+    record = record_of(folder, kind, identity)
+    if record is None:
+        raise UserError(f"{path}: damaged record; delete it, then `fdm {kind}` makes this run again")
+    if all((folder / name).is_file() for name in record["files"]):
+        return record
+    path.unlink(missing_ok=True)  # what is made anew from here on is complete only when a new record says so
+    return None
+
+
+def intact(path: Path, record: Mapping[str, Any]) -> bool:
+    """Is ``path`` there, and the file that the record of its run lists?"""
+    return path.is_file() and sha256(path) == record["files"].get(path.name)
+
+
+def exported(target: Path | None, kind: str, identity: str) -> dict[str, Any] | None:
+    """The record of a run in the folder of its copies, if that and all files that it lists are there and intact."""
+    record = record_of(target, kind, identity) if target else None
+    if target is None or record is None or not all(intact(target / name, record) for name in record["files"]):
+        return None
+    return record
+
+
+def require_intact(path: Path, record: Mapping[str, Any]) -> Path:
+    """``path`` if it is intact.
+
+    Raises:
+        UserError: missing, or not what the run wrote.
+    """
+    if not intact(path, record):
+        raise UserError(
+            f"{path}: missing or damaged (it is not the file that its record lists); delete it, then "
+            f"`fdm {record['kind']}` or snakemake makes it again"
+        )
+    return path
 
 
 @contextlib.contextmanager
@@ -90,6 +157,13 @@ def locked(folder: Path, part: str = "", wait: bool = False) -> Iterator[None]:
         lock.release()
 
 
+def sweep(folder: Path, name: str = "*") -> None:
+    """Remove what killed writers of ``name`` left in ``folder``. The caller knows that nobody writes it now."""
+    for part in folder.glob(f".{name}.*.tmp"):
+        with contextlib.suppress(OSError):
+            part.unlink()
+
+
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` make a temporary file beside ``path``, flush it to disk, then put it in place in one step.
 
@@ -104,7 +178,7 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
         with open(part, "rb") as file:
             os.fsync(file.fileno())
         os.replace(part, path)
-    except Exception as error:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
         # safetensors wraps the operating system's error in its own type, with its number in the text.
@@ -119,78 +193,32 @@ def write_json(path: Path, content: Any) -> None:
     write_atomic(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
-def seal(folder: Path, names: Sequence[str]) -> dict[str, Any]:
-    """Note in the record of a run that was just finished what its files are.
-
-    Adds ``files``, the SHA-256 of each by name, and ``digest``, that of the record itself. A sealed record stays as it is.
+def export(folder: Path, names: Sequence[str], target: Path, record: Mapping[str, Any]) -> None:
+    """Copy files of a finished run to ``target``, each atomically; copies that are the same already are left alone.
 
     Args:
-        names: files of the run, its record last.
-
-    Returns:
-        The sealed record.
-
-    Raises:
-        UserError: a file is missing, or the record cannot be read.
-    """
-    *files, last = names
-    try:
-        record: dict[str, Any] = json.loads((folder / last).read_text(encoding="utf-8"))
-        if "files" in record and "digest" in record:
-            if record["digest"] != record_digest(record):
-                raise ValueError(f"{last} does not match its own digest")
-            return record
-        record["files"] = record.get("files") or {name: sha256(folder / name) for name in files}
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{folder}: damaged ({error}); delete this folder and run the same command again") from None
-    record["digest"] = record_digest(record)
-    write_json(folder / last, record)
-    return record
-
-
-def record_digest(record: Mapping[str, Any]) -> str:
-    """SHA-256 of the canonical JSON of a record without its ``digest``."""
-    content = {key: value for key, value in record.items() if key != "digest"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def export(folder: Path, names: Sequence[str], target: Path) -> None:
-    """Copy files of a run, its record last, to ``target``, each atomically; copies that are the same already are left alone.
+        names: the last is the one that says whose files these are. It goes first and comes last, so that a copy that was
+            interrupted is not taken for complete.
+        record: of the run.
 
     Raises:
-        UserError: a file is no longer what the run's record says; nothing of it is copied.
+        UserError: a file of the run is damaged, or the copy cannot be written.
     """
-    recorded = seal(folder, names)["files"]
+    *others, last = names
     for name in names:
-        source, copy = folder / name, target / name
-        wanted = recorded.get(name) or sha256(source)
-        if copy.is_file() and sha256(copy) == wanted:
-            continue
-        _require(source, wanted)
-        write_atomic(copy, lambda part, source=source: shutil.copyfile(source, part))  # type: ignore[misc]
+        sweep(target, name)
+    stale = [name for name in others if not intact(target / name, record)]
+    for name in (*stale, *({last} & record["files"].keys())):
+        require_intact(folder / name, record)
+    if stale or not _same(folder / last, target / last):
+        with contextlib.suppress(OSError):  # where that is refused, writing is as well, and says so
+            (target / last).unlink()
+        for name in (*stale, last):
+            write_atomic(target / name, lambda part, source=folder / name: shutil.copyfile(source, part))  # type: ignore[misc]
 
 
-def require_intact(path: Path, kind: str, identity: str) -> None:
-    """Refuse a file of a run, in the store or exported, that is not what the record beside it says.
-
-    Passes where that record is of another run, or not sealed (yet): then nothing is known about the file.
-
-    Raises:
-        UserError: it is missing or damaged.
-    """
-    record = record_of(path.parent, kind, identity) or {}
-    if wanted := record.get("files", {}).get(path.name):
-        _require(path, wanted)
-
-
-def _require(path: Path, wanted: str) -> None:
-    try:
-        if sha256(path) == wanted:
-            return
-        what = "its SHA-256 is not the one that was recorded when it was made"
-    except OSError as error:
-        what = error.strerror or str(error)
-    raise UserError(f"{path}: damaged: {what}; delete {path.parent} and run the same command again")
+def _same(source: Path, copy: Path) -> bool:
+    return copy.is_file() and copy.read_bytes() == source.read_bytes()
 
 
 @cache

@@ -17,13 +17,13 @@ from fdm.errors import UserError
 from fdm.experiment import identity
 from fdm.picture import labelled_rows
 from fdm.progress import Progress
-from fdm.records import make_record
+from fdm.records import complete
 from fdm.restoration import reverse_of
 from fdm.runs import Run
 from fdm.sampling.conditional import Reverse, interpolate, vary
 from fdm.sampling.solvers import build_solver
 from fdm.sources import source_version
-from fdm.store import export, locked, record_of, run_folder, write_atomic, write_json
+from fdm.store import export, exported, finished, locked, run_folder, sweep, write_atomic
 
 
 @dataclass(frozen=True)
@@ -73,12 +73,13 @@ class Exploration(ABC):
         run, kind = self.run, self.kind
         names = (f"{kind}.npy", f"{kind}.png", f"{kind}.json")
         target, own = run.target, self.identity
-        if target and all((target / name).is_file() for name in names) and (record := record_of(target, kind, own)):
+        if record := exported(target, kind, own):
             return record
         folder = run_folder(kind, own)
         with locked(folder):
-            record = record_of(folder, kind, own)
+            record = finished(folder, kind, own)
             if not record:
+                sweep(folder)
                 reverse = reverse_of(run)
                 with Progress(
                     f"{kind} {run.experiment.name} seed {run.seed}", self.events(len(reverse.plan)), "steps"
@@ -93,10 +94,9 @@ class Exploration(ABC):
                 write_atomic(folder / f"{kind}.npy", save)
                 labelled_rows(folder / f"{kind}.png", list(zip(labels, array, strict=True)))
                 outcome = {"train": run.train_identity, "shape": list(array.shape), "asked": self.asked}
-                record = make_record(kind, own, outcome, run.torch_device)
-                write_json(folder / f"{kind}.json", record)
+                record = complete(folder, kind, own, outcome, run.torch_device, names)
         if target:
-            export(folder, names, target)
+            export(folder, names, target, record)
         return record
 
 

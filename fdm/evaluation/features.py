@@ -14,14 +14,13 @@ from typing import Literal
 import numpy as np
 import torch
 from jaxtyping import Float32, UInt8
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fdm.errors import UserError
 from fdm.evaluation.weights import efficientnet, inception_network, inception_weights
 from fdm.shards import shard_range
-from fdm.store import write_atomic
+from fdm.training.checkpoint import load_tensors, save_tensors
 
 Name = Literal["efficientnet-lite0", "inception-v3", "inception-v3-clean"]
 Embed = Callable[[Tensor], Tensor]
@@ -117,17 +116,14 @@ def _digest(array: np.ndarray) -> str:
 
 
 def _write(path: Path, source: str, features: np.ndarray) -> None:
-    metadata = {"images": source, "features": _digest(features)}
-    write_atomic(path, lambda part: save_file({"features": features}, part, metadata=metadata))
+    save_tensors(path, {"features": torch.from_numpy(features)}, {"identity": source})
 
 
 def _read(path: Path, source: str) -> Float32[np.ndarray, "b d"] | None:
     try:
-        with safe_open(path, framework="numpy") as file:
-            features: np.ndarray = file.get_tensor("features")
-            whole = file.metadata() == {"images": source, "features": _digest(features)}
-            return features if whole else None
-    except (OSError, SafetensorError):
+        features: np.ndarray = load_tensors(path, source)[0]["features"].numpy()
+        return features
+    except UserError:
         return None
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from fdm.store import record_digest, sha256
+from fdm.store import sealed, sha256
 
 STEPS = ("pretrain", "train", "sample", "evaluate", "restore", "vary", "interpolate")
 MANIFEST = "manifest.json"
@@ -68,13 +68,15 @@ def read_folder(folder: Path) -> RunFolder:
             continue
         try:
             record = json.loads((folder / name).read_bytes())
-            digests = record.get("files", {}).items()
-        except (OSError, ValueError, AttributeError) as error:
+            # The manifest holds the record of the evaluation, which has no file of its own here.
+            own = record["records"]["evaluate"] if name == MANIFEST else record
+            digests = own.get("files", {}).items()
+        except (OSError, ValueError, AttributeError, LookupError, TypeError) as error:
             damaged[name] = f"cannot be read ({' '.join(str(error).split())})"
             continue
-        if "files" not in record and "digest" not in record:
+        if "files" not in own and "digest" not in record:
             unsealed.append(name)
-        elif record.get("digest") != record_digest(record):
+        elif sealed(record) != record:
             damaged[name] = "does not match its own digest"
             continue
         records[name] = record

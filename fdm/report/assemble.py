@@ -21,6 +21,7 @@ from fdm.report.table import Table
 from fdm.report.tracked import FILES as TRACKED
 from fdm.report.tracked import write_tracked
 from fdm.report.write import write_table
+from fdm.store import locked
 
 OURS = {"index.html", RECORD, "tables", "figures"} | TRACKED
 
@@ -63,17 +64,21 @@ def check(suite: str, results: Path, target: Path) -> list[str]:
 def _built(suite: str, results: Path, target: Path) -> Iterator[Path]:
     """A complete new report in a folder beside ``target``, removed afterwards unless it was moved."""
     found = load(Path(suite).stem if suite.endswith((".yaml", ".yml")) else suite, results, read_plan(suite))
-    part = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    # Fixed names, because the lock keeps others out: what a killed process left is cleared by the next one.
+    part = target.with_name(f".{target.name}.part")
     try:
-        shutil.rmtree(part, ignore_errors=True)
-        (part / "tables").mkdir(parents=True)
-        (part / "figures").mkdir()
-        _write(found, part)
-        yield part
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with locked(target.parent, f".{target.name}", wait=True):
+            try:
+                shutil.rmtree(part, ignore_errors=True)
+                (part / "tables").mkdir(parents=True)
+                (part / "figures").mkdir()
+                _write(found, part)
+                yield part
+            finally:
+                shutil.rmtree(part, ignore_errors=True)
     except OSError as error:
         raise UserError(f"{target}: cannot write the report: {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _write(results: Results, part: Path) -> None:
@@ -104,7 +109,7 @@ def _refuse_foreign(target: Path) -> None:
 
 
 def _swap(part: Path, target: Path) -> None:
-    old = target.with_name(f".{target.name}.{os.getpid()}.old")
+    old = target.with_name(f".{target.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
         os.replace(target, old)

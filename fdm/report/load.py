@@ -22,6 +22,7 @@ from fdm.errors import UserError
 from fdm.grids import Ablation
 from fdm.plain import BROKEN, map_array
 from fdm.report.plan import Plan
+from fdm.store import sealed, sha256
 
 CURVE = ("step", "images", "stage", "loss")
 KINDS = ("train", "sample", "evaluate")
@@ -78,11 +79,13 @@ class Record(File):
     """``train.json``, ``sample.json`` and their copies in the manifest.
 
     Attributes:
+        files: SHA-256 of the files that the run made.
         classes: of a class-conditional ``sample.json``: sample i has class ``classes[i mod len(classes)]``.
     """
 
     identity: str
     classes: tuple[int, ...] | None = None
+    files: dict[str, str] = {}
 
 
 class Manifest(File):
@@ -124,6 +127,7 @@ class Conditional(File):
     """A record of what was made with a finished training, apart from its samples."""
 
     train: str
+    files: dict[str, str] = {}
 
 
 class Drawn(Conditional):
@@ -324,6 +328,8 @@ def _run(folder: Path) -> Run:
             raise UserError(
                 f"{folder / file}: its identity is not the one in manifest.json; {again(folder, 'evaluate')}"
             )
+    for kind, record in manifest.records.items():
+        _require(folder, kind, record.files)
     if not metrics.features:
         raise UserError(f"{folder / 'metrics.json'}: holds no score; {again(folder, 'evaluate')}")
     drawn = {kind: _conditional(folder, manifest, kind, Drawn) for kind in DRAWN}
@@ -339,7 +345,16 @@ def _conditional(folder: Path, manifest: Manifest, kind: str, model: type[Given]
     found = read_json(path, model, kind)
     if found.train != manifest.identities["train"]:
         raise UserError(f"{path}: is of another training than manifest.json; {again(folder, kind)}")
+    _require(folder, kind, found.files)
     return found
+
+
+def _require(folder: Path, kind: str, files: Mapping[str, str]) -> None:
+    """Refuse files that are not those of the record. Weights may be missing: no report reads them."""
+    for name, digest in files.items():
+        path = folder / name
+        if path.suffix != ".safetensors" and (not path.is_file() or sha256(path) != digest):
+            raise UserError(f"{path}: missing or damaged (not the file that its record lists); {again(folder, kind)}")
 
 
 def read_curve(folder: Path, name: str, columns: Sequence[str], kind: str) -> pd.DataFrame:
@@ -371,10 +386,12 @@ def read_json(path: Path, model: type[Content], kind: str) -> Content:
 
     try:
         raw = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+        if isinstance(raw, dict) and "digest" in raw and sealed(raw) != raw:
+            raise ValueError("it does not match its own digest")
     except OSError:
         raise UserError(f"{path}: missing or unreadable; {again(path.parent, kind)}") from None
     except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error}); {again(path.parent, kind)}") from None
+        raise UserError(f"{path}: damaged ({error}); {again(path.parent, kind)}") from None
     try:
         return model.model_validate(raw)
     except ValidationError as error:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 import torch
@@ -54,17 +54,20 @@ class Part:
         """Read it.
 
         Raises:
-            UserError: it is damaged.
+            UserError: damaged; the part is then removed, so that the same command draws it again.
         """
         try:
+            with ZipFile(self.path) as archive:
+                if archive.testzip():
+                    raise BadZipFile("a checksum differs")
             with np.load(self.path, allow_pickle=False) as file:
                 images = file["images"]
-                drawn = Drawn(images, float(file["seconds"]), int(file["peak_memory_bytes"]), str(file["device"]))
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+                return Drawn(images, float(file["seconds"]), int(file["peak_memory_bytes"]), str(file["device"]))
+        except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds for what may be in there
+            self.path.unlink(missing_ok=True)
             raise UserError(
-                f"{self.path}: damaged ({error}); delete it and sample again, the others are kept"
+                f"{self.path}: damaged ({error}), removed; run the same command again, it draws these samples anew"
             ) from None
-        return drawn
 
 
 def finished_parts(folder: Path) -> list[Part]:

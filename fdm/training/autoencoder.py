@@ -202,12 +202,12 @@ def pretrain(
     """
     config, state = needed.config, folder / STATE
     trainer = AutoencoderTrainer(needed, seed, flip, device)
-    start, before = 0, 0.0
+    start, before, logged = 0, 0.0, ""
     if state.exists():
         tensors, metadata = load_tensors(state, identity, "pretrain")
         trainer.load(tensors, state)
-        start, before = resume_point(metadata, state)
-    log = Log(Row, folder / LOG, start)
+        start, before, logged = resume_point(metadata, state)
+    log = Log(Row, folder / LOG, start, logged)
     pending: list[tuple[int, Tensor]] = []
     began = time.monotonic()
 
@@ -229,7 +229,8 @@ def pretrain(
 
     def save(step: int) -> None:
         log.write()
-        trainer.save(state, {"identity": identity, "step": str(step), "seconds": repr(elapsed())})
+        seconds = repr(elapsed())
+        trainer.save(state, {"identity": identity, "step": str(step), "seconds": seconds, "log": log.digest()})
 
     title = f"pretrain {name} seed {seed}"
 

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import hashlib
 import io
+import os
+import socket
+import time
+from collections.abc import Iterator
 from dataclasses import Field, asdict, dataclass, fields
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
-from torch.utils.tensorboard import SummaryWriter
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.summary.writer.record_writer import RecordWriter
+from torch.utils.tensorboard.summary import scalar
 
+from fdm.errors import UserError
 from fdm.store import write_atomic
 
 
@@ -49,12 +58,24 @@ class Log(Generic[RowT]):
         row: class of the rows; its fields are the columns.
         path: the file; ``tensorboard/`` goes beside it.
         start: first step that will be logged; rows of an interrupted run from there on are dropped.
+        digest: of the rows before ``start``, as ``digest`` gave it.
+
+    Raises:
+        UserError: the rows before ``start`` are not there, or not those that were written.
     """
 
-    def __init__(self, row: type[RowT], path: Path, start: int) -> None:
+    def __init__(self, row: type[RowT], path: Path, start: int, digest: str = "") -> None:
         self.row, self.path = row, path
-        self.rows = [row for row in self._read() if row.step < start] if start else []
-        self._board = SummaryWriter(str(path.with_name("tensorboard")), purge_step=start)
+        self.rows: list[RowT] = []
+        if start:
+            with contextlib.suppress(OSError, ValueError, TypeError, KeyError, csv.Error):
+                self.rows = [row for row in self._read() if row.step < start]
+            if self.digest() != digest:
+                raise UserError(
+                    f"{path}: missing or damaged, and the run cannot go on without it; delete state.safetensors beside it "
+                    f"to start this run again"
+                )
+        self._board = _Board(path.with_name("tensorboard"), start)
 
     def _read(self) -> list[RowT]:
         with self.path.open(newline="") as file:
@@ -69,19 +90,65 @@ class Log(Generic[RowT]):
         self.rows += rows
         for row in rows:
             for name, value in row.scalars().items():
-                self._board.add_scalar(name, value, row.step)
+                self._board.add(name, value, row.step)
 
-    def write(self) -> None:
-        """Bring the file up to date."""
+    def digest(self) -> str:
+        """SHA-256 of all rows."""
+        return hashlib.sha256(self._text().encode()).hexdigest()
+
+    def _text(self) -> str:
         text = io.StringIO()
         writer = csv.DictWriter(text, [field.name for field in self._fields()], lineterminator="\n")
         writer.writeheader()
         for row in self.rows:
             values = asdict(row)  # type: ignore[call-overload]
             writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in values.items()})
-        write_atomic(self.path, lambda part: part.write_text(text.getvalue()))
-        self._board.flush()
+        return text.getvalue()
+
+    def write(self) -> None:
+        """Bring the file up to date."""
+        write_atomic(self.path, lambda part: part.write_text(self._text()))
 
     def close(self) -> None:
-        """Flush and release TensorBoard's file."""
+        """Release TensorBoard's file."""
         self._board.close()
+
+
+class _Board:
+    """Scalars for TensorBoard, written at once and by the caller's thread.
+
+    SummaryWriter has a thread for it, which on a full disk dies with a traceback on stderr.
+    """
+
+    def __init__(self, folder: Path, start: int) -> None:
+        path = folder / f"events.out.tfevents.{time.time():010.0f}.{socket.gethostname()}.{os.getpid()}"
+        with self._errors(path):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("ab", buffering=0)
+        self._path, self._records = path, RecordWriter(self._file)
+        self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
+        if start:  # hides what an interrupted run wrote beyond its last checkpoint
+            self._write(Event(wall_time=time.time(), step=start, session_log=SessionLog(status=SessionLog.START)))
+
+    def add(self, name: str, value: float, step: int) -> None:
+        """One point of the curve ``name``."""
+        self._write(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _write(self, event: Event) -> None:
+        with self._errors(self._path):
+            try:
+                self._records.write(event.SerializeToString())
+            except OSError:
+                self.close()
+                raise
+
+    @staticmethod
+    @contextlib.contextmanager
+    def _errors(path: Path) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(f"{path}: cannot write: {error.strerror}") from None

@@ -200,17 +200,17 @@ def train(
     trainer = Trainer(experiment, seed, process, fabric)
 
     state = folder / "state.safetensors"
-    start, before = 0, 0.0
+    start, before, logged = 0, 0.0, ""
     with ranks.together():
         if state.exists():
             tensors, metadata = load_tensors(state, identity)
             trainer.load(tensors, state)
-            start, before = resume_point(metadata, state)
+            start, before, logged = resume_point(metadata, state)
     last, first = ranks.highest(start, -start)
     with ranks.together():
         if last != -first:
             raise UserError(f"{folder}: not all processes see the same state there; they need storage that they share")
-    log = Log(Row, folder / "training.csv", start) if ranks.zero else None
+        log = Log(Row, folder / "training.csv", start, logged) if ranks.zero else None
     pending: list[tuple[int, int, Tensor, Tensor]] = []
     began = time.monotonic()
 
@@ -240,7 +240,10 @@ def train(
         with ranks.together():
             if log:
                 log.write()
-                trainer.save(state, {"identity": identity, "step": str(step), "seconds": repr(elapsed())})
+                trainer.save(
+                    state,
+                    {"identity": identity, "step": str(step), "seconds": repr(elapsed()), "log": log.digest()},
+                )
 
     title = f"train {experiment.name} seed {seed}"
 

@@ -1,5 +1,4 @@
 # Shared by all rules: the chosen suite, what is up to date, and the lock on the working tree.
-import json
 import os
 import re
 import shlex
@@ -17,16 +16,30 @@ from fdm.pretrained import pretraining_of
 from fdm.restoration import restoration_of
 from fdm.runs import Run
 from fdm.sources import PACKAGE, source_version
+from fdm.store import read_sealed
 from fdm.variations import Interpolations, Variations
 
-DEFAULTS = {"suite": "digits", "overrides": [], "threads": 1, "devices": 1, "shards": 1, "gpus": 0, "max_hours": 24}
+DEFAULTS = {
+    "suite": "digits",
+    "overrides": [],
+    "threads": 1,
+    "devices": 1,
+    "shards": 1,
+    "gpus": 0,
+    "max_hours": 24,
+    "timeout": 0,
+}
 for key in config:
     if key not in DEFAULTS:
         sys.exit(f"error: --config {key}: unknown key{nearest(key, DEFAULTS)}; there are: {', '.join(DEFAULTS)}")
 config = {**DEFAULTS, **config}
-for key, least in {"threads": 1, "devices": 1, "shards": 1, "gpus": 0, "max_hours": 1}.items():
+for key, least in {"threads": 1, "devices": 1, "shards": 1, "gpus": 0, "max_hours": 1, "timeout": 0}.items():
     if not isinstance(config[key], int) or config[key] < least:
         sys.exit(f"error: --config {key}={config[key]}: must be a whole number, at least {least}")
+
+if config["timeout"]:
+    # Local jobs know no time limit. A training saves its state when it is asked to end; what does not even do that is killed.
+    shell.prefix(f"set -euo pipefail; timeout --verbose --foreground --kill-after=60 {config['timeout']} ")
 
 try:
     given = config["overrides"]
@@ -93,7 +106,7 @@ def made(step, name, seed):
     """Identity of what a step has made; None when there is nothing, "" when it cannot be read."""
     path = Path(folder(name, seed), "manifest.json" if step == "evaluate" else f"{step}.json")
     try:
-        record = json.loads(path.read_text())
+        record = read_sealed(path)
         return record["identities"]["evaluate"] if step == "evaluate" else record["identity"]
     except FileNotFoundError:
         return None
