@@ -54,7 +54,7 @@ SelectTypeParameters=CR_CPU_Memory
 SchedulerParameters=batch_sched_delay=0,sched_min_interval=100000
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-KillWait=15
+KillWait=5
 MinJobAge=600
 ReturnToService=2
 SlurmdParameters=config_overrides
