@@ -231,7 +231,6 @@ def _run(suite: str, method: Method, run: Run, files: set[str]) -> RunTrace:
     # Not the checked model: it may have gained fields, and the identities cover what was written.
     manifest = json.loads((run.folder / "manifest.json").read_text(encoding="utf-8"))
     records = dict(manifest["records"])
-    records["evaluate"] = {**records["evaluate"], "files": manifest.get("files", {})}
     extra = [step for step in ("restore", "vary", "interpolate") if record_name(step) in files]
     records |= {step: folder.records[record_name(step)] for step in extra if record_name(step) in folder.records}
     logs = Path("logs") / suite / method.name / run.folder.name
