@@ -12,7 +12,6 @@ import json
 import os
 import re
 import shutil
-import stat
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from filelock import FileLock, Timeout
 
 from fdm.errors import UserError
 from fdm.experiment import PARAMS, load_suite
-from fdm.store import root
+from fdm.store import files_in, is_held, root
 
 RUN = re.compile(r"([a-z-]+)-([0-9a-f]{16})")
 IDENTITY = re.compile(r"\b[0-9a-f]{16}\b")
@@ -113,7 +112,7 @@ def survey(results: Sequence[Path], days: float, without: Iterable[Path] = ()) -
     named = referred_to(results, {run.kind for run in runs}, tuple(without))
     since = time.time() - days * 86400
     referred = {run for run in runs if run.identity in named}
-    busy = {run for run in runs if run not in referred and _busy(run.folder)}
+    busy = {run for run in runs if run not in referred and is_held(run.folder)}
     young = {run for run in runs if run not in referred | busy and not run.finished and run.changed > since}
     referred |= _behind(referred | busy | young, runs) - busy - young
 
@@ -136,7 +135,7 @@ def stored_runs() -> list[StoredRun]:
         for folder in root().iterdir():
             name = RUN.fullmatch(folder.name)
             if name and folder.is_dir() and not folder.is_symlink():
-                files = list(_files(folder))
+                files = list(files_in(folder))
                 # Whoever asks for a lock renews the time of its file: that is no work on the run.
                 times = [state.st_mtime for path, state in files if path.suffix != ".lock" and path.name != ".lock"]
                 changed = max(times, default=folder.stat().st_mtime)
@@ -161,7 +160,7 @@ def referred_to(results: Sequence[Path], kinds: set[str], without: Sequence[Path
     named: set[str] = set()
     for folder in results if kinds else ():
         before = len(named)
-        for path in sorted(folder.rglob("*.json")):
+        for path in _json_files(folder):
             if not any(path.is_relative_to(other) for other in without):
                 found = _identities(path)
                 if not found and path.stem in {*kinds, "manifest"}:
@@ -186,12 +185,13 @@ def dropped_results(results: Path) -> list[Path]:
     found: list[Path] = []
     for folder in sorted(path for path in results.glob("*") if (PARAMS / "suites" / f"{path.name}.yaml").is_file()):
         suite = load_suite(folder.name)
-        for experiment in sorted(path for path in folder.iterdir() if path.is_dir()):
+        for experiment in sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()):
             if experiment.name not in suite.experiments:
                 found.append(experiment)
             else:
                 wanted = {f"seed{seed}" for seed in suite.seeds}
-                found += sorted(path for path in experiment.glob("seed*") if path.name not in wanted)
+                seeds = sorted(path for path in experiment.iterdir() if path.name.startswith(("seed", TRASH)))
+                found += [path for path in seeds if path.name not in wanted]
     return found
 
 
@@ -202,14 +202,18 @@ def undisturbed() -> Iterator[None]:
     Raises:
         UserError: it is at work.
     """
+    lock = FileLock(DRIVER)
     try:
         DRIVER.parent.mkdir(exist_ok=True)
-        with FileLock(DRIVER, timeout=0):
-            yield
+        lock.acquire(timeout=0)
     except Timeout:
         raise UserError("snakemake is at work in this folder; wait for it or end it, then remove runs") from None
     except OSError as error:
         raise UserError(f"{DRIVER}: cannot lock: {error.strerror}") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def remove(folders: Iterable[Path]) -> None:
@@ -221,36 +225,24 @@ def remove(folders: Iterable[Path]) -> None:
         UserError: one cannot be removed.
     """
     try:
-        for folder in folders:
-            if _busy(folder):
-                continue
-            hidden = folder.with_name(f"{TRASH}{folder.name}")
-            os.replace(folder, hidden)
-            shutil.rmtree(hidden)
         for left in root().glob(f"{TRASH}*"):
             shutil.rmtree(left)
+        for folder in folders:
+            if not is_held(folder):
+                hidden = folder.with_name(f"{TRASH}{folder.name}")
+                os.replace(folder, hidden)
+                shutil.rmtree(hidden)
     except OSError as error:
         raise UserError(f"{error.filename}: cannot remove: {error.strerror}") from None
 
 
 def size_of(folder: Path) -> int:
     """Bytes of the files in a folder."""
-    return sum(state.st_size for _, state in _files(folder))
+    return sum(state.st_size for _, state in files_in(folder))
 
 
 def _size(count: int) -> str:
     return f"{count / 1e6:,.1f} MB"
-
-
-def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Regular files at any depth; one that vanishes meanwhile is none."""
-    for place, _, names in os.walk(folder):
-        for name in names:
-            path = Path(place, name)
-            with contextlib.suppress(FileNotFoundError):
-                state = path.lstat()
-                if stat.S_ISREG(state.st_mode):
-                    yield path, state
 
 
 def _behind(kept: Iterable[StoredRun], runs: Sequence[StoredRun]) -> set[StoredRun]:
@@ -260,11 +252,26 @@ def _behind(kept: Iterable[StoredRun], runs: Sequence[StoredRun]) -> set[StoredR
         by_identity.setdefault(run.identity, []).append(run)
     found, waiting = set(kept), list(kept)
     while waiting:
-        for path in sorted(waiting.pop().folder.glob("*.json")):
+        for path in _json_files(waiting.pop().folder):
             new = {run for name in _identities(path) for run in by_identity.get(name, ())} - found
             found |= new
             waiting += new
     return found
+
+
+def _json_files(folder: Path) -> Iterator[Path]:
+    """JSON files at any depth, through links as well.
+
+    Raises:
+        UserError: a folder cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise _unknown(Path(error.filename), f"cannot be read ({error.strerror})")
+
+    if folder.is_dir():
+        for place, _, names in os.walk(folder, onerror=refuse, followlinks=True):
+            yield from (Path(place, name) for name in sorted(names) if name.endswith(".json"))
 
 
 def _identities(path: Path) -> set[str]:
@@ -285,14 +292,3 @@ def _unknown(path: Path, what: str) -> UserError:
     return UserError(
         f"{path}: {what}, so which runs it needs is not known, and nothing is removed; make it anew, or delete {path.parent}"
     )
-
-
-def _busy(folder: Path) -> bool:
-    """Whether a process holds the run or a part of it."""
-    for path in folder.glob("*.lock"):
-        try:
-            with FileLock(path, timeout=0):
-                pass
-        except (Timeout, OSError):  # what cannot be locked cannot be known to be free
-            return True
-    return False

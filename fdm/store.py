@@ -16,6 +16,7 @@ import json
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -162,6 +163,28 @@ def sweep(folder: Path, name: str = "*") -> None:
     for part in folder.glob(f".{name}.*.tmp"):
         with contextlib.suppress(OSError):
             part.unlink()
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process holds a run or a part of it."""
+    for path in folder.rglob("*.lock"):
+        try:
+            with FileLock(path, timeout=0):
+                pass
+        except (Timeout, OSError):  # what cannot be locked cannot be known to be free
+            return True
+    return False
+
+
+def files_in(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Regular files at any depth, with their state; one that vanishes meanwhile is none."""
+    for place, _, names in os.walk(folder):
+        for name in names:
+            path = Path(place, name)
+            with contextlib.suppress(FileNotFoundError):
+                state = path.lstat()
+                if stat.S_ISREG(state.st_mode):
+                    yield path, state
 
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:

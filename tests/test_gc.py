@@ -144,6 +144,7 @@ def test_caches_and_strange_folders_stay() -> None:
 def test_a_killed_removal_leaves_no_half_run() -> None:
     _make(1)
     _result(1)
+    _make(2)  # made again since
     half = Path("work", f"{TRASH}train-{_name(2)}")
     half.mkdir()
     (half / "train.json").write_text("{")  # what is on its way out is not read
@@ -172,6 +173,34 @@ def test_a_damaged_note_of_a_run_that_stays_stops_it() -> None:
     with pytest.raises(UserError, match=r"needs.json: cannot be read.*nothing is removed"):
         _collect()
     assert len(_left()) == 3
+
+
+def test_results_behind_links_count(tmp_path: Path) -> None:
+    _make(1), _make(2), _make(3)
+    _result(1)
+    Path("results/smoke").rename(tmp_path / "disk")
+    Path("results/smoke").symlink_to(tmp_path / "disk")
+    _result(2, "digits/ddpm/seed0").rename(tmp_path / "record")
+    Path("results/digits/ddpm/seed0/train.json").symlink_to(tmp_path / "record")
+    _collect()
+    assert _left() == {f"train-{_name(1)}", f"train-{_name(2)}"}
+
+
+def test_a_folder_that_cannot_be_read_stops_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    _make(1), _make(2)
+    _result(1)
+    closed, scandir = _result(2, "digits/ddpm/seed0").parent, os.scandir
+
+    def refuse(path: str) -> object:  # root may read everything, so permissions would not do
+        if str(path) == str(closed):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", refuse)
+        with pytest.raises(UserError, match=rf"^{closed}: cannot be read \(Permission denied\).*nothing is removed"):
+            _collect()
+    assert len(_left()) == 2
 
 
 def test_without_results_nothing_goes() -> None:

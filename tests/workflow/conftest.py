@@ -58,7 +58,11 @@ class Repository:
     def run(self, *command: str, status: int | None = 0) -> str:
         """Run a command here, check its exit status (None: any failure), return what it said."""
         process = self.start(*command)
-        said, _ = process.communicate(timeout=300)
+        try:
+            said, _ = process.communicate(timeout=900)  # seconds, unless the machine is busy with other work
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
         assert process.returncode == status if status is not None else process.returncode != 0, said
         return said
 

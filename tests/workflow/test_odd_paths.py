@@ -48,9 +48,9 @@ def odd(fresh: Path, tmp_path: Path) -> Repository:
 
 def test_odd_names_in_the_workflow(odd: Repository) -> None:
     """One job of each kind would get its words whole; data and training are made for real."""
-    options = ("--config", f"suite={ODD}", "overrides=training.images=64 'method.predict=operator'")
+    options = ("--config", f"suite={ODD}", 'overrides=["training.images=64", "title=a  b"]')
     said = odd.run("snakemake", "--dry-run", "--printshellcmds", *options)
-    commands = [shlex.split(line.split("2>&1")[0]) for line in said.splitlines() if re.match(r"\s*fdm ", line)]
+    commands = [shlex.split(found) for found in re.findall(r"\bfdm [a-z]+ .*(?= 2>&1)", said)]
     assert {words[1] for words in commands} == {
         "data",
         "train",
@@ -63,6 +63,7 @@ def test_odd_names_in_the_workflow(odd: Repository) -> None:
     for words in commands:
         expected = ODD if words[1] in ("data", "report") else f"{ODD}:{ODD}"
         assert words[words.index("--") + 1 :] == [expected]
+        assert words[1] == "report" or words[2:6] == ["-o", "training.images=64", "-o", "title=a  b"]
         assert "--to" not in words or words[words.index("--to") + 1] == f"results/{ODD}/{ODD}/seed0"
     model = f"results/{ODD}/{ODD}/seed0/model.safetensors"
     odd.run("snakemake", *options, "--", model)

@@ -40,13 +40,12 @@ for key, least in {"threads": 1, "devices": 1, "shards": 1, "gpus": 0, "max_hour
 if config["timeout"]:
     # Local jobs know no time limit. A training saves its state when it is asked to end; what does not even do that is killed.
     shell.prefix(f"set -euo pipefail; timeout --verbose --foreground --kill-after=60 {config['timeout']} ")
+CHANGES = config["overrides"].split() if isinstance(config["overrides"], str) else list(config["overrides"])
 
 try:
-    given = config["overrides"]
-    CHANGES = shlex.split(given) if isinstance(given, str) else list(given)
     SUITE = load_suite(str(config["suite"]), CHANGES)
     DATASETS = {e.dataset.name: load_dataset(e.dataset.name, CHANGES) for e in SUITE.experiments.values()}
-except (UserError, ValueError) as error:
+except UserError as error:
     sys.exit(f"error: {error}")
 AUTOENCODER = ["autoencoder.safetensors", "pretrain.json"]
 PAGE = PACKAGE / "report"  # template, style and script are not Python, but part of the page
