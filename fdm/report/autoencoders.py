@@ -18,7 +18,8 @@ from PIL import Image
 
 from fdm.data.sources.files import read_image
 from fdm.errors import UserError
-from fdm.report.figures import WINDOWS, plain_log
+from fdm.report.axes import plain_log
+from fdm.report.figures import WINDOWS
 from fdm.report.load import File, Manifest, Results, Run, again, read_curve, read_json
 from fdm.report.names import slug
 from fdm.report.numbers import Estimate, Kind, estimate, scale

@@ -11,15 +11,19 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from fdm.report.axes import log_if_wide, plain_log
 from fdm.report.labels import Mark, label_marks
 from fdm.report.load import Method, Results, Run
 from fdm.report.numbers import Kind, estimate, scale
+from fdm.report.pareto import Point, front
 from fdm.report.style import Look, belongs
 from fdm.report.tables import network_title
 
 WINDOWS = 40
+MOST_NAMES = 16
+"""Of more methods than that, those that another beats in both cost and quality are not named."""
 
 
 def training_curves(results: Results, looks: Mapping[str, Look]) -> Figure:
@@ -68,15 +72,16 @@ def quality_against_cost(results: Results, looks: Mapping[str, Look]) -> Figure:
     figure = Figure(figsize=(8.6, height))
     grid = figure.subplots(len(networks), 2, squeeze=False, sharey="row")
     figure.subplots_adjust(left=0.085, right=0.985, top=1 - 0.12 / height, bottom=0.55 / height, wspace=0.1, hspace=0.3)
-    marks: list[tuple[Axes, list[Mark]]] = []
+    marks: list[tuple[Axes, list[Point]]] = []
     for line, network in zip(grid, networks, strict=True):
         for axes, (label, kind, cost) in zip(line, costs, strict=True):
             marks.append((axes, _scatter(axes, results, looks, network, cost, label, kind)))
         name = "FID" if network == "inception-v3" else "Fréchet distance"
         line[0].set_ylabel(f"{name} ({network_title(network)})")
     figure.draw_without_rendering()  # settles the limits, which the places of names depend on
-    for axes, named in marks:
-        label_marks(axes, named)
+    for axes, points in marks:
+        named = points if len(points) <= MOST_NAMES else front(points)
+        label_marks(axes, [Mark(point.method.name, point.method.title, point.cost, point.quality) for point in named])
     return figure
 
 
@@ -107,8 +112,8 @@ def _scatter(
     cost: Callable[[Run], float],
     label: str,
     kind: Kind,
-) -> list[Mark]:
-    marks = []
+) -> list[Point]:
+    points = []
     for method in results.methods:
         runs = [run for run in method.runs if _distance(run, network) is not None]
         if not runs:
@@ -119,36 +124,27 @@ def _scatter(
             x.mean, y.mean, xerr=x.half, yerr=y.half, color=look.light, marker=look.marker, markersize=7, elinewidth=1.2
         )
         belongs(method.name, *drawn.get_children())
-        marks.append(Mark(method.name, method.title, x, y))
-    values = [mark.x.mean for mark in marks]
+        points.append(Point(method, x, y))
+    values = [point.cost.mean for point in points]
     how = scale(values, kind)
     if values and min(values) > 0 and max(values) > 10 * min(values):
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.xaxis.set_minor_formatter(NullFormatter())
     else:
         axes.set_xlim(0, max(values, default=1.0) * 1.12)
         axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.margins(y=0.18)
+    distances = [point.quality.mean for point in points]
+    log_if_wide(axes, distances)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / how.divisor:g}"))
     axes.set_xlabel(f"{label} ({how.unit})")
-    return marks
+    return points
 
 
 def _distance(run: Run, network: str) -> float | None:
     scores = run.metrics.features.get(network, {})
     return scores.get("fid", scores.get("frechet_distance"))
-
-
-def plain_log(axes: Axes) -> None:
-    """Decimal numbers on a logarithmic axis (matplotlib's own labels need its mathematical text, which is off)."""
-    low, high = axes.get_ylim()
-    if high / low < 6:  # too few round numbers for a logarithmic choice
-        axes.yaxis.set_major_locator(MaxNLocator(5))
-        axes.yaxis.set_minor_locator(NullLocator())
-    else:
-        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 30 else (1.0,)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _legend(figure: Figure, results: Results, looks: Mapping[str, Look]) -> None:

@@ -45,6 +45,7 @@ def render(results: Results, looks: Mapping[str, Look], sections: Sequence[Secti
         "consecutive": _consecutive,
         "breakable": _breakable,
         "manifest": _manifest,
+        "prose": _prose,
         "kind": lambda block: type(block).__name__.lower(),
         "drawn": lambda figure: Markup(inline(figure.svg, figure.name, colours)),
     }
@@ -107,6 +108,12 @@ def _short(revision: str) -> str:
 
 def _values(values: Iterable[Any]) -> str:
     return ", ".join(dict.fromkeys(str(value) for value in values if value is not None))
+
+
+def _prose(text: str) -> Markup:
+    """Text with `code` between backticks."""
+    words = enumerate(text.split("`"))
+    return Markup("").join(Markup("<code>{}</code>").format(word) if n % 2 else escape(word) for n, word in words)
 
 
 def _sortkey(cell: Cell) -> str:

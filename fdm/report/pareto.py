@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from fdm.report.axes import log_if_wide
 from fdm.report.load import Method, Results, Run
 from fdm.report.numbers import Estimate, Kind, scale
 from fdm.report.paired import quality, value_of
@@ -97,10 +98,12 @@ def _panel(
             elinewidth=1.0,
         )
     axes.step([p.cost.mean for p in line], [p.quality.mean for p in line], where="post", color=MUTED, linewidth=1)
+    log_if_wide(axes, [point.quality.mean for point in points])
     values = [point.cost.mean for point in points]
     how = scale(values, kind)
     if values and max(values) > 5 * min(values) > 0:
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.xaxis.set_minor_formatter(NullFormatter())
     else:
         axes.xaxis.set_major_locator(MaxNLocator(6))
