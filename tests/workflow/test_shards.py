@@ -47,8 +47,8 @@ def test_marks_of_shards_hold_what_they_were_made_for(repository: Repository) ->
     """As an interrupted driver leaves them: a shard is not started again, unless its mark is of other samples."""
     made = json.loads((repository.root / RUN / "sample.json").read_text())["identity"]
     run = _without_samples(repository)
-    repository.snakemake(f"{RUN}/.sample-1-of-3", "--notemp", config=["shards=3"])
-    assert (run / ".sample-1-of-3").read_text().strip() == made
+    (run / ".sample-1-of-3").write_text(f"{made}\n")
     (run / ".sample-2-of-3").write_text("0123456789abcdef\n")
-    expected = {"sample_shard": 2, "sample": 1, "evaluate_shard": 3, "evaluate": 1, "report": 1}
-    assert repository.plan("shards=3") == expected
+    said = repository.snakemake("--dry-run", "-p", f"{RUN}/sample.json", config=["shards=3"])
+    started = [shard for shard in (1, 2, 3) if f"echo {made} > {RUN}/.sample-{shard}-of-3" in said]
+    assert started == [2, 3]
