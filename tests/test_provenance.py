@@ -55,7 +55,7 @@ SUITE: dict[str, Any] = {
                             "kind": "latent",
                             "autoencoder": {
                                 "kind": "vqvae", "factor": 2, "latent_channels": 3, "width": 8, "codebook": 32,
-                                "images": 1920, "warmup": 5,
+                                "images": 320, "warmup": 2,
                             },
                         },
                     ],
@@ -459,6 +459,20 @@ def test_old_results_without_digests_are_said_not_blamed(made: Path, tmp_path: P
     findings = list(check_run("tiny", read_folder(tmp_path / "seed0")))
     assert not bad(findings)
     assert {f.said for f in findings if f.status == "note"} == {"made before digests were recorded"}
+
+
+def test_the_advice_names_the_files(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = run_folder("ddpm") / "training.csv"
+    before = path.read_bytes()
+    path.write_bytes(before.replace(b"1", b"2", 1))
+    try:
+        with pytest.raises(UserError, match="check: 1 thing is not as made"):
+            call("check", "tiny", "--metrics", "0", "--reports", "nowhere")
+    finally:
+        path.write_bytes(before)
+    said = capsys.readouterr().out
+    assert f"✗ {path}: not the file that was made" in said and "✗ 1 of " in said
+    assert f"rm -f {path} && snakemake --config suite=tiny -- {path}" in said
 
 
 def test_nothing_to_check_is_one_line(project: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import get_args
 
 from rich.console import Console
@@ -12,14 +14,8 @@ from rich.text import Text
 
 from fdm.provenance.finding import Finding, Kind
 
-HEADINGS: dict[Kind, str] = {
-    "files": "files",
-    "records": "records",
-    "identities": "identities",
-    "data": "data",
-    "report": "report",
-    "scores": "scores",
-}
+SHOWN = 20
+"""At most so many files are named in a command."""
 
 
 def print_findings(findings: Sequence[Finding], console: Console) -> None:
@@ -36,7 +32,7 @@ def print_findings(findings: Sequence[Finding], console: Console) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("suite")
     for kind in get_args(Kind):
-        table.add_column(HEADINGS[kind])
+        table.add_column(kind)
     for suite in dict.fromkeys(finding.suite for finding in findings):
         own = [finding for finding in findings if finding.suite == suite]
         table.add_row(suite, *(_cell(f for f in own if f.kind == kind) for kind in get_args(Kind)))
@@ -59,16 +55,23 @@ def _cell(findings: Iterable[Finding]) -> Text:
     return Text(", ".join(parts) or "–", style="red" if count["bad"] else "green" if count["good"] else "yellow")
 
 
-def _advice(findings: Sequence[Finding]) -> Iterable[str]:
-    bad = {(finding.suite, finding.kind) for finding in findings if finding.status == "bad"}
-    for suite in dict.fromkeys(suite for suite, _ in bad):
-        kinds = {kind for own, kind in bad if own == suite}
-        if kinds & {"files", "records", "identities", "scores"}:
-            yield (
-                f"{suite}: delete the files named above, then `snakemake --config suite={suite}` copies them from work/ or makes "
-                f"them again; or `dvc checkout` (`git checkout -- FILE` for those in git) brings the published ones back"
-            )
+def _advice(findings: Sequence[Finding]) -> Iterator[str]:
+    """Commands that mend what is wrong, suite by suite."""
+    bad = [finding for finding in findings if finding.status == "bad"]
+    for suite in dict.fromkeys(finding.suite for finding in bad):
+        kinds = {finding.kind for finding in bad if finding.suite == suite}
+        things = dict.fromkeys(f.what for f in bad if f.suite == suite and f.kind in ("files", "records"))
+        files = [thing for thing in things if Path(thing).suffix]
+        if len(files) < len(things):
+            yield f"{suite}: `snakemake --config suite={suite}` makes the results, or `dvc pull` brings them"
+        if files:
+            # Snakemake makes a file that nothing waits for only when it is asked for by name.
+            names = shlex.join(files[:SHOWN]) + (" …" if len(files) > SHOWN else "")
+            yield f"{suite}: copy from work/, or make again: rm -f {names} && snakemake --config suite={suite} -- {names}"
+            yield f"{suite}: or bring back what was published: dvc checkout --force {names} (git checkout -- for files in git)"
+        if kinds & {"identities", "scores"} and not files:
+            yield f"{suite}: delete the folders of these runs, then `snakemake --config suite={suite}`, or `dvc checkout`"
         if "data" in kinds:
-            yield f"{suite}: `fdm data NAME --force` prepares the data again; or `dvc checkout data`"
+            yield f"{suite}: `fdm data NAME --force` prepares the data again; or `dvc checkout`"
         if "report" in kinds:
             yield f"{suite}: `fdm report {suite}` makes the report anew"
