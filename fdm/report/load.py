@@ -386,12 +386,12 @@ def read_json(path: Path, model: type[Content], kind: str) -> Content:
 
     try:
         raw = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
-        if isinstance(raw, dict) and "digest" in raw and sealed(raw) != raw:
-            raise ValueError("it does not match its own digest")
     except OSError:
         raise UserError(f"{path}: missing or unreadable; {again(path.parent, kind)}") from None
     except ValueError as error:
-        raise UserError(f"{path}: damaged ({error}); {again(path.parent, kind)}") from None
+        raise UserError(f"{path}: not valid JSON ({error}); {again(path.parent, kind)}") from None
+    if isinstance(raw, dict) and "digest" in raw and sealed(raw) != raw:
+        raise UserError(f"{path}: damaged (it does not match its own digest); {again(path.parent, kind)}")
     try:
         return model.model_validate(raw)
     except ValidationError as error:
