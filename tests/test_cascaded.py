@@ -393,7 +393,7 @@ def test_a_resumed_run_ends_in_the_same_weights(smoke: Path, stop: int) -> None:
     for step in range(stop):
         first.step(step, data)
     first.save(smoke / "state.safetensors", {"identity": "x"})
-    second.load(load_tensors(smoke / "state.safetensors", "x")[0])
+    second.load(load_tensors(smoke / "state.safetensors", "x")[0], smoke / "state.safetensors")
     for step in range(stop, 8):
         second.step(step, data)
     for a, b in ((calm.network, second.network), (calm.average, second.average)):

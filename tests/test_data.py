@@ -503,8 +503,8 @@ def test_missing_empty_and_unset_paths(tmp_path):
 @pytest.mark.parametrize(
     ("suffix", "content", "says"),
     [
-        (".png", b"", "not an image"),
-        (".png", b"GIF89a but not really", "not an image"),
+        (".png", b"", "not a readable image"),
+        (".png", b"GIF89a but not really", "not a readable image"),
         (".jpg", lambda: _jpeg()[: len(_jpeg()) // 2], "truncated"),
         (".png", lambda: png(noise(0, 64, 64))[:2000], "cannot be decoded"),
         (".png", lambda: _bomb(9000, 9000), "more pixels than the limit"),

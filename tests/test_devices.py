@@ -225,7 +225,7 @@ def test_an_error_that_all_meet_is_named_once(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_autoencoders_train_on_one_device(smoke: Path, fdm: Command) -> None:
-    found = fdm("pretrain", "smoke:ddpm", **TORCHRUN, **{"RANK": "0"})
+    found = fdm("pretrain", "smoke:ddpm", **{**TORCHRUN, "RANK": "0"})
     assert found.returncode == 1
     assert found.stderr == "error: an autoencoder trains on one device, not 8: start one process of `fdm pretrain`\n"
 
