@@ -435,7 +435,7 @@ def test_damaged_part_of_the_samples(
     monkeypatch.setattr(shards, "draw", lambda *a, **k: (drawn.append(a[5]), real(*a, **k))[1])
     run("sample")
     same(calm)
-    assert drawn == [range(48, 64), range(8)], "the last is the trajectory"
+    assert drawn == [range(48, 64)], "nothing else"
 
 
 def test_no_changed_bit_of_a_part_matters_unnoticed(tmp_path: Path) -> None:
@@ -444,12 +444,12 @@ def test_no_changed_bit_of_a_part_matters_unnoticed(tmp_path: Path) -> None:
     shards.save_part(tmp_path, range(3), images, 1.5)
     (part,) = shards.finished_parts(tmp_path)
     content, draw, noticed = part.path.read_bytes(), random.Random(0), 0
-    expected, seconds = part.load()
+    expected = part.load()
     for _ in range(300):
         flip(part.path, draw.randrange(len(content)), draw.randrange(8))
         try:
             found = part.load()
-            assert np.array_equal(found[0], expected) and found[1] == seconds
+            assert np.array_equal(found.images, expected.images) and found.seconds == expected.seconds
         except UserError:
             noticed += 1
         part.path.write_bytes(content)
@@ -459,7 +459,7 @@ def test_no_changed_bit_of_a_part_matters_unnoticed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", [pytest.param(flip, id="bit"), pytest.param(truncate, id="truncated")])
 def test_damaged_cache_of_features(place: Path, calm: Path, damage: Damage) -> None:
     forget("evaluate")
-    (cache,) = Path("work/reference").iterdir()
+    cache = min(Path("work/reference").rglob("*.safetensors"))
     before = cache.read_bytes()
     damage(cache)
     run("evaluate")
@@ -677,6 +677,7 @@ def test_sampling_is_ended_by_a_signal(place: Path, calm: Path, number: signal.S
     """Finished batches stay; the same command draws the rest."""
     forget("sample")
     process = _process("sample", "faults:ddpm")
+    os.setpriority(os.PRIO_PROCESS, process.pid, 19)  # so that it does not end before it is seen to have begun
     while not list(Path("work").glob("sample-*/part-*.npz")) and process.poll() is None:
         time.sleep(0.001)
     process.send_signal(number)

@@ -142,7 +142,7 @@ def test_neighbours_are_exact(tmp_path: Path) -> None:
 
 def test_a_model_that_repeats_its_data_shows_in_the_table() -> None:
     held_out = np.linspace(0.1, 0.3, 101)
-    method: Any = SimpleNamespace(name="m", title="M")
+    method: Any = SimpleNamespace(name="m", title="M", runs=[SimpleNamespace(seed=0)])
     empty = np.zeros(0)
 
     def close(distance: np.ndarray) -> float:
