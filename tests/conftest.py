@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from hypothesis import settings
 
 REPOSITORY = Path(__file__).parent.parent
 
+# Shells start commands in the background with SIGINT ignored, and processes inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)
 # Reproducible examples, and no deadline: CI machines are shared.
 settings.register_profile("ci", deadline=None, derandomize=True, max_examples=40)

@@ -185,6 +185,7 @@ REACH_OUT = {
     "fdm/evaluation/lpips.py",
     "workflow/scripts/offline_plots.py",
     "workflow/scripts/audit.py",  # fetches advisories, no files
+    "fdm/launch.py",  # looks for a free port of this machine
 }
 NETWORK = {
     "urllib.request",

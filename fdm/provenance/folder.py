@@ -9,8 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from fdm.plain import read_yaml
 from fdm.store import sealed, sha256
 
 STEPS = ("pretrain", "train", "sample", "evaluate", "restore", "vary", "interpolate")
@@ -97,7 +96,7 @@ def under_dvc(path: Path, root: Path | None = None) -> bool:
 @cache
 def _outputs(root: Path) -> frozenset[str]:
     try:
-        lock = yaml.safe_load((root / "dvc.lock").read_text(encoding="utf-8"))
+        lock = read_yaml((root / "dvc.lock").read_text(encoding="utf-8"))
         return frozenset(str(out["path"]) for stage in lock["stages"].values() for out in stage.get("outs", ()))
-    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return frozenset()

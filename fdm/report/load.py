@@ -350,10 +350,10 @@ def _conditional(folder: Path, manifest: Manifest, kind: str, model: type[Given]
 
 
 def _require(folder: Path, kind: str, files: Mapping[str, str]) -> None:
-    """Refuse files that are not those of the record. Weights may be missing: no report reads them."""
+    """Refuse files that are not those of the record. What is missing is named by who reads it; nobody reads weights."""
     for name, digest in files.items():
         path = folder / name
-        if path.suffix != ".safetensors" and (not path.is_file() or sha256(path) != digest):
+        if path.suffix != ".safetensors" and path.is_file() and sha256(path) != digest:
             raise UserError(f"{path}: missing or damaged (not the file that its record lists); {again(folder, kind)}")
 
 

@@ -7,7 +7,7 @@ import csv
 import hashlib
 import io
 import os
-import socket
+import platform
 import time
 from collections.abc import Iterator
 from dataclasses import Field, asdict, dataclass, fields
@@ -121,7 +121,7 @@ class _Board:
     """
 
     def __init__(self, folder: Path, start: int) -> None:
-        path = folder / f"events.out.tfevents.{time.time():010.0f}.{socket.gethostname()}.{os.getpid()}"
+        path = folder / f"events.out.tfevents.{time.time():010.0f}.{platform.node()}.{os.getpid()}"
         with self._errors(path):
             folder.mkdir(parents=True, exist_ok=True)
             self._file = path.open("ab", buffering=0)

@@ -128,7 +128,7 @@ def test_dvc_is_killed(repository: Repository, finished: Finished) -> None:
     """Its Snakemake goes on without it: until that has ended, one line; then the same command ends well."""
     forget_training(repository)
     repository.run("git", "init", "--quiet", ".")
-    command = ("dvc", "repro", "results")
+    command = ("dvc", "repro", "--force", "--single-item", "results")  # not from DVC's cache
     dvc = repository.start(*command)
     worker = descendant(dvc, "fdm", "train")
     worker.suspend()

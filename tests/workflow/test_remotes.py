@@ -98,5 +98,9 @@ def test_a_damaged_remote_is_found_out(published: Repository, tmp_path: Path) ->
 
 
 def _contents(folder: Path) -> dict[Path, bytes]:
-    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != ".snakemake_timestamp"]
+    paths = [
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix != ".lock" and path.name != ".snakemake_timestamp"
+    ]
     return {path.relative_to(folder): path.read_bytes() for path in paths}

@@ -140,8 +140,8 @@ def test_overrides_reach_every_step_and_devices_the_training(repository: Reposit
         "snakemake", "-n", "-p", "--config", "suite=smoke", "devices=2", "overrides=training.lr=0.002 sampling.steps=4"
     )
     for verb in ("train", "sample", "evaluate"):
-        command = next(line for line in said.splitlines() if f"fdm {verb} smoke:ddpm" in line)
-        assert f"fdm {verb} smoke:ddpm -o training.lr=0.002 -o sampling.steps=4 --seed 0" in command
+        command = next(line for line in said.splitlines() if f"fdm {verb} " in line and "-- smoke:ddpm" in line)
+        assert f"fdm {verb} -o training.lr=0.002 -o sampling.steps=4 --seed 0" in command
         assert ("--threads 1 --devices 2 " in command) == (verb == "train")
 
 

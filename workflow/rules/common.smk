@@ -1,4 +1,5 @@
 # Shared by all rules: the chosen suite, what is up to date, and the lock on the working tree.
+import json
 import os
 import re
 import shlex
@@ -258,27 +259,35 @@ def report_page(_):
     return unless(stale, f"reports/{SUITE.name}/index.html")
 
 
-def forget_incomplete():
-    """Drop Snakemake's marks on outputs of steps that were running when a driver was killed.
+def clean_notes():
+    """Drop Snakemake's marks on outputs of steps that were running when a driver was killed, and notes that are damaged.
 
     Outputs appear whole or not at all, and their records say what they are. The marks would force those steps alone: what comes
-    after them would wait for one more call.
+    after them would wait for one more call. The notes serve `snakemake --report`; reading a damaged one ends Snakemake.
     """
-    marks = Path(".snakemake/incomplete")
-    if not marks.is_dir():
+    notes = Path(".snakemake")
+    if not notes.is_dir():
         return
-    lock = FileLock(".snakemake/driver.lock")
+    lock = FileLock(notes / "driver.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
         return  # they belong to a driver that is at work
-    for mark in marks.rglob("*"):
-        if mark.is_file():
-            mark.unlink()
+    for path in [*notes.glob("incomplete/**/*"), *notes.glob("metadata/**/*")]:
+        if path.is_file() and (path.is_relative_to(notes / "incomplete") or not is_json(path)):
+            path.unlink()
     lock.release()
 
 
-forget_incomplete()
+def is_json(path):
+    try:
+        json.loads(path.read_bytes())
+    except ValueError:
+        return False
+    return True
+
+
+clean_notes()
 
 
 def claim_working_tree():
