@@ -34,7 +34,8 @@ def descendant(driver: subprocess.Popen[str], program: str, word: str = "") -> p
             if program in names[:2] and (not word or word in names):
                 return process
         time.sleep(0.01)
-    raise AssertionError(f"no {program} {word} has started")
+    said = "" if driver.poll() is None else driver.communicate()[0]
+    raise AssertionError(f"no {program} {word} has started: {said}")
 
 
 def forget_training(repository: Repository) -> None:
@@ -127,13 +128,15 @@ def test_what_snakemake_makes_of_it(
 def test_dvc_is_killed(repository: Repository, finished: Finished) -> None:
     """Its Snakemake goes on without it: until that has ended, one line; then the same command ends well."""
     forget_training(repository)
+    (repository.root / FOLDER / "metrics.json").unlink()  # needs the training
     repository.run("git", "init", "--quiet", ".")
-    command = ("dvc", "repro", "--force", "--single-item", "results")  # not from DVC's cache
+    command = ("dvc", "repro", "results")
     dvc = repository.start(*command)
     worker = descendant(dvc, "fdm", "train")
     worker.suspend()
     orphans = [process for process in worker.parents() if "snakemake" in " ".join(process.cmdline()[:3])]
     dvc.kill()
+    dvc.wait()
     said = repository.run(*command, status=None)
     assert "another snakemake is at work in this folder; wait for it or end it" in said and "Traceback" not in said
     worker.resume()
