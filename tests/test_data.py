@@ -663,7 +663,7 @@ def test_lsun_reads_lmdb(tmp_path):
     assert np.array_equal(store.split("train").images[1], noise(1, 8, 8).transpose(2, 0, 1))
     with pytest.raises(UserError) as caught:
         prepare(config(**keys), tmp_path / "data", tmp_path / "dl")
-    one_line(caught, "key2", "not an image")
+    one_line(caught, "key2", "not a readable image")
 
 
 def test_lsun_without_lmdb_says_what_to_install(tmp_path, monkeypatch):
