@@ -125,6 +125,9 @@ def train(
     On two GPUs: fdm train cifar10:ddpm --devices 2, or torchrun --nproc-per-node 2 -m fdm train cifar10:ddpm
     """
     several = layout(devices, num_nodes)
+    if several.world > 1:
+        # Before torch is loaded: its C++ code warns of what ``connect`` asks of it on purpose.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     with several.one_voice():
         run = _run(experiment, seed, to, override, device, threads)
         run.check_layout(several)

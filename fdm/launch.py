@@ -16,7 +16,6 @@ import socket
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import FrameType
@@ -150,7 +149,6 @@ def connect(layout: Layout, device: torch.device, precision: Any) -> Fabric:
     # A step of one stage leaves parameters of others unused. Where none are, looking for them still keeps the order in which
     # gradients are added up, which would else change after the first step, and be another after a run is resumed.
     strategy = DDPStrategy(find_unused_parameters=True)
-    warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
     try:
         environment: ClusterEnvironment = own
         if TorchElasticEnvironment.detect():

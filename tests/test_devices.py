@@ -24,6 +24,7 @@ from fdm.errors import Elsewhere, UserError
 from fdm.experiment import load_experiment
 from fdm.launch import ALONE, Layout, connect, layout
 from fdm.processes import build_process
+from fdm.runs import Run
 from fdm.training.loop import Trainer
 
 STEPS = 50
@@ -92,15 +93,30 @@ def test_two_processes_train_as_one(smoke: Path) -> None:
             )
 
 
-def test_any_order_of_one_and_two_devices_ends_in_the_same_weights(smoke: Path, fdm: Command) -> None:
+def test_any_order_of_one_and_two_devices_ends_in_the_same_weights(
+    smoke: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A process killed, the processes stopped, one process stopped in between: bits of the undisturbed run on one device.
 
     Two micro-batches, so that one device and two add up the same two numbers, and dropout has the same masks.
     """
-    words = ["train", "smoke:fdm-ds-3", "--threads", "1", "-o", "training.images=19200"]
-    words += ["-o", "training.accumulate=2", "-o", "network.dropout=0.1"]
-    assert fdm(*words, "--to", "calm", FDM_WORK="calm-work").returncode == 0
-    command = [sys.executable, "-m", "fdm", *words, "--to", "rough"]
+    changes = ["training.images=19200", "training.accumulate=2", "network.dropout=0.1"]
+    monkeypatch.setenv("FDM_WORK", "calm-work")
+    Run(load_experiment("smoke:fdm-ds-3", changes), 0, "cpu", Path("calm")).train()
+    command = [
+        sys.executable,
+        "-m",
+        "fdm",
+        "train",
+        "smoke:fdm-ds-3",
+        "--to",
+        "rough",
+        "--device",
+        "cpu",
+        "--threads",
+        "1",
+    ]
+    command += [word for change in changes for word in ("-o", change)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "FDM_WORK": "rough-work", "FDM_CHECKPOINT_SECONDS": "0.1"}
 
     def interrupted(number: signal.Signals, devices: int, rank: int | None = None) -> str:
