@@ -16,6 +16,7 @@ container: "docker://python:3.11"
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/driver.smk"
 include: "workflow/rules/resources.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/pretrain.smk"

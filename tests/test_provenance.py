@@ -20,7 +20,7 @@ from fdm.experiment import load_experiment, load_suite
 from fdm.provenance.again import commands, overrides, recorded_run
 from fdm.provenance.check import check_run, check_suites
 from fdm.provenance.finding import Finding
-from fdm.provenance.folder import STEPS, read_folder, under_dvc
+from fdm.provenance.folder import read_folder, under_dvc
 from fdm.provenance.rescore import chosen, tolerance
 from fdm.provenance.trace import Trace, find_column, find_rows, find_table, tables_of, trace
 from fdm.report import build
@@ -444,21 +444,6 @@ def test_a_clone_without_large_files_passes(
     assert (
         "tables/training.csv: not what the results give" in said and "`fdm report tiny` makes the report anew" in said
     )
-
-
-def test_old_results_without_digests_are_said_not_blamed(made: Path, tmp_path: Path) -> None:
-    shutil.copytree(run_folder("ddpm"), tmp_path / "seed0")
-    for step in STEPS:
-        path = tmp_path / "seed0" / ("manifest.json" if step == "evaluate" else f"{step}.json")
-        if path.exists():
-            record = json.loads(path.read_text())
-            for content in (record, *record.get("records", {}).values()):
-                content.pop("files", None)
-                content.pop("digest", None)
-            path.write_text(json.dumps(record))
-    findings = list(check_run("tiny", read_folder(tmp_path / "seed0")))
-    assert not bad(findings)
-    assert {f.said for f in findings if f.status == "note"} == {"made before digests were recorded"}
 
 
 def test_the_advice_names_the_files(made: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -58,8 +58,7 @@ def _suite(
         found += _data(suite, run, stores)
     found += rescore(suite, runs, metrics, device)
     complete = all(finding.status == "good" for finding in found if finding.kind == "files")
-    pictured = all((run.folder / "samples.npy").is_file() for run in runs)  # old records do not list their files
-    return [*found, *check_tables(suite, results, report, complete and pictured)]
+    return [*found, *check_tables(suite, results, report, complete)]
 
 
 def _size(path: Path) -> int:
@@ -76,10 +75,7 @@ def check_run(suite: str, run: RunFolder, hashed: Callable[[Path], object] = lam
     for name, said in run.damaged.items():
         yield Finding(suite, "records", "bad", str(folder / name), said)
     for name in run.records:
-        if name in run.unsealed:
-            yield Finding(suite, "records", "note", str(folder / name), "made before digests were recorded")
-        else:
-            yield Finding(suite, "records", "good", str(folder / name))
+        yield Finding(suite, "records", "good", str(folder / name))
     for name, wanted in run.files.items():
         path = folder / name
         if not path.is_file():

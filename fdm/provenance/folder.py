@@ -21,16 +21,14 @@ class RunFolder:
     """A folder's records as they are on disk.
 
     Attributes:
-        records: content by file name, of those that are as they were sealed or never were.
+        records: content by file name, of those that are as they were sealed.
         damaged: why a record cannot be trusted, by file name.
-        unsealed: names of records that were made before digests were recorded.
         files: recorded SHA-256 of every other file, by name.
     """
 
     folder: Path
     records: Mapping[str, dict[str, Any]]
     damaged: Mapping[str, str]
-    unsealed: tuple[str, ...]
     files: Mapping[str, str]
 
     @property
@@ -45,7 +43,7 @@ class RunFolder:
         if name in self.damaged:
             return self.damaged[name]
         if name in self.records:
-            return "no digest recorded" if name in self.unsealed else "as recorded"
+            return "as recorded"
         if name not in self.files:
             return "no digest recorded"
         return "as recorded" if sha256(self.folder / name) == self.files[name] else "not as recorded"
@@ -60,7 +58,6 @@ def read_folder(folder: Path) -> RunFolder:
     """Read all records of a run; damaged ones are named, not raised."""
     records: dict[str, dict[str, Any]] = {}
     damaged: dict[str, str] = {}
-    unsealed: list[str] = []
     files: dict[str, str] = {}
     for name in map(record_name, STEPS):
         if not (folder / name).is_file():
@@ -73,14 +70,12 @@ def read_folder(folder: Path) -> RunFolder:
         except (OSError, ValueError, AttributeError, LookupError, TypeError) as error:
             damaged[name] = f"cannot be read ({' '.join(str(error).split())})"
             continue
-        if "files" not in own and "digest" not in record:
-            unsealed.append(name)
-        elif sealed(record) != record:
+        if sealed(record) != record:
             damaged[name] = "does not match its own digest"
             continue
         records[name] = record
         files.update(digests)
-    return RunFolder(folder, records, damaged, tuple(unsealed), files)
+    return RunFolder(folder, records, damaged, files)
 
 
 def under_dvc(path: Path, root: Path | None = None) -> bool:
