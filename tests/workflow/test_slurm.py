@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -106,8 +107,14 @@ def _training(repository: Repository) -> psutil.Process:
     return found
 
 
+def _ignores(process: psutil.Process, number: signal.Signals) -> bool:
+    """Whether a process does not mind a signal."""
+    (mask,) = re.findall(r"^SigIgn:\s*([0-9a-f]+)", Path(f"/proc/{process.pid}/status").read_text(), re.MULTILINE)
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
 def test_a_job_at_its_time_limit_and_a_preempted_one_go_on(clone: Repository, cluster: Cluster) -> None:
-    """One training is stopped twice: by the warning before its time limit, and by a more urgent job that takes its place."""
+    """One training is stopped twice: by the warning that SLURM sends before the time limit, and by a more urgent job."""
     clone.run("fdm", "data", "digits8")
     results, log = clone.root / "results/smoke/ddpm/seed0", clone.root / "logs/smoke/ddpm/seed0/train.log"
     driver = OnCluster(clone.root, cluster).start(
@@ -132,11 +139,17 @@ def test_a_job_at_its_time_limit_and_a_preempted_one_go_on(clone: Repository, cl
         training = _training(clone)
         training.suspend()  # so that it does not end before it is stopped
         (job,) = cluster.run("squeue", "--states=running", "--noheader", "--format=%i").split()
-        # What SLURM sends by itself under --signal=USR1@120, to the same processes; here without the minutes before it.
-        cluster.run("scancel", "--signal=USR1", job)
-        training.resume()
+        # If Snakemake, the shell or `tee` ended on the warning, SLURM would kill the training before it has saved.
+        shell = training.parents()[0]
+        assert all(
+            _ignores(p, signal.SIGUSR1) for p in (shell, *shell.parents()[:1], *shell.children()) if p != training
+        )
+        limit = cluster.run("squeue", "--jobs", job, "--noheader", "--format=%l")
+        # A limit so near that SLURM warns at its next look, as the profile asks for (--signal=USR1@120); it wakes whom it warns.
+        cluster.run("scontrol", "update", f"jobid={job}", "timelimit=2")
         _wait(driver, lambda: "back to the queue" in log.read_text(), "the training asks to be requeued")
         assert "stopped by SIGUSR1 at step" in log.read_text()
+        cluster.run("scontrol", "update", f"jobid={job}", f"timelimit={limit}")
         _wait(driver, lambda: restarts() == 1, "SLURM requeues it")
         stopped = saved()
         _wait(driver, lambda: saved() > stopped, "it goes on")

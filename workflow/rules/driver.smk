@@ -1,5 +1,6 @@
-# The one Snakemake that is at work in this folder: its lock, its notes, its clocks.
+# The Snakemake that is at work in this folder: its lock, its notes, its clocks, its signals.
 import json
+import signal
 import threading
 
 from filelock import FileLock, Timeout
@@ -63,3 +64,6 @@ def stop_clocks():
 
 
 clean_notes()
+# SLURM's warning before the end (`--signal=USR1@120`) reaches every process of a job. Only `fdm` is to act on it: were Snakemake,
+# the shell or `tee` to die of it, as is the default, the state would not be saved. Programs inherit what is ignored.
+signal.signal(signal.SIGUSR1, signal.SIG_IGN)

@@ -1,12 +1,7 @@
-# What jobs ask a scheduler for, and how they take its warnings. docs/cluster.md
-import signal
+# What jobs ask a scheduler for. docs/cluster.md
 from functools import cache
 
 from fdm.evaluation.demand import BASE_MB, demand_of
-
-# SLURM's warning before the end (`--signal=USR1@120`) reaches every process of a job. Only `fdm` is to act on it: were Snakemake,
-# the shell or `tee` to die of it, as is the default, the state would not be saved. Programs inherit what is ignored.
-signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 @cache
