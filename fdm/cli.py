@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 import yaml
@@ -308,6 +308,10 @@ def verify(
         int | None, typer.Option(min=2, help="Side of the test images, pixels. Default 16, and 8 with --all.")
     ] = None,
     channels: Annotated[int, typer.Option(help="1 or 3.")] = 1,
+    spacing: Annotated[
+        Literal["uniform", "cosine", "quadratic"], typer.Option(help="Of the steps in time.")
+    ] = "uniform",
+    eta: Annotated[float, typer.Option(min=0, max=1, help="Noise of ddim and multistep2.")] = 0.0,
     override: Overrides = None,
     to: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the numbers as JSON.")] = None,
 ) -> None:
@@ -322,7 +326,7 @@ def verify(
     chosen = choose(experiments or [], suite, every, override or [])
     skip = every or suite is not None
     side = side or (8 if every else 16)
-    rows = verify_methods(chosen, steps or [50, 200, 1000], solver or [], side, channels, skip)
+    rows = verify_methods(chosen, steps or [50, 200, 1000], solver or [], side, channels, skip, spacing, eta)
     if not rows:
         raise UserError("none of these methods has a closed form")
     print_table(rows)
@@ -385,6 +389,43 @@ def show(
     _set_threads(threads)
     Console().print(text, highlight=False, markup=False)
     print_estimate(resolved)
+
+
+@app.command()
+def benchmark(
+    experiments: Annotated[
+        list[str], typer.Argument(metavar="EXPERIMENT...", help="SUITE:NAME, or a SUITE; any number.")
+    ],
+    override: Overrides = None,
+    sweep: Annotated[
+        str | None, typer.Option(metavar="KEY=VALUE,VALUE", help="Measure at each value, e.g. network.channels=16,32.")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Images in a batch. Default: that of the training.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Evaluations of the sampler. Default: those of the sampling.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Measured repetitions.")] = 10,
+    device: Device = "auto",
+    threads: Threads = None,
+    to: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write benchmark.json, benchmark.svg and benchmark.png here.")
+    ] = None,
+) -> None:
+    """Measure training and sampling on this machine: time by parts and stages, memory, share of what the machine can do.
+
+    Networks have random weights, images are noise: nothing has to be prepared or trained before.
+
+    Example: fdm benchmark digits:ddpm digits:fdm-ds-3 --sweep dataset.resolution=32,64
+    """
+    from fdm.benchmark import benchmark as measure
+    from fdm.benchmark import chosen
+    from fdm.device import choose
+
+    _set_threads(threads)
+    changes = [*(override or ()), *([f"sampling.steps={steps}"] if steps else [])]
+    measured = chosen(experiments, changes, sweep)
+    console = Console(width=None if sys.stdout.isatty() else 180)
+    measure(measured, batch, rounds, choose(device), to, console)
 
 
 @app.command()

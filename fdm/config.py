@@ -11,7 +11,7 @@ import difflib
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from fdm.errors import UserError
 
@@ -45,6 +45,9 @@ Side = Annotated[int, Field(gt=0, le=1024)]
 """Of square images, pixels: operators on them are dense matrices."""
 PositiveFloat = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Precision = Literal["32", "bf16"]
+Spacing = Literal["uniform", "cosine", "quadratic"]
+"""Of a sampler's steps: even in t; in arccos(1 - 2 t), so that they are short at both ends; in the root of t, short near data."""
 
 
 class Frozen(BaseModel):
@@ -186,7 +189,9 @@ class TrainingConfig(Frozen):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     grad_clip: PositiveFloat = Field(1.0, description="global gradient norm limit")
     ema: Annotated[float, Field(ge=0, lt=1)] = Field(0.999, description="decay; warmed up as min(ema, (1+n)/(10+n))")
-    precision: Literal["32", "bf16"] = "32"
+    precision: Annotated[Precision | Literal["auto"], BeforeValidator(str)] = Field(
+        "32", description="of the passes; auto: bf16 where it is faster, on this machine with this network"
+    )
 
     @model_validator(mode="after")
     def _divisible(self) -> TrainingConfig:
@@ -223,11 +228,17 @@ class SamplingConfig(Frozen):
     solver: Literal["ancestral", "ddim", "multistep2", "reverse-diffusion"] = Field(
         "ancestral", description="reverse-diffusion exists for blur diffusion only"
     )
-    eta: Fraction = Field(0.0, description="noise of the ddim solver: 0 deterministic, 1 ancestral")
+    spacing: Spacing = Field(
+        "uniform", description="of the steps in time; cosine: short ones at both ends, quadratic: near data"
+    )
+    eta: Fraction = Field(0.0, description="noise of ddim and multistep2: 0 deterministic, 1 that of ancestral")
     clip: bool = Field(
         False, description="clip predicted signals to [-1, 1]: needed where eps is predicted, a bias elsewhere"
     )
     batch: Size = Field(64, description="images per network call; results do not depend on it")
+    precision: Annotated[Precision, BeforeValidator(str)] = Field(
+        "32", description="of the network; samples in bf16 are slightly others"
+    )
     guidance: Annotated[float, Field(ge=0)] = Field(
         1.0, description="weight w of uncond + w (cond - uncond): 1 conditional, 0 unconditional, above 1 guided"
     )

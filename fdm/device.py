@@ -38,8 +38,14 @@ def device_name(device: torch.device) -> str:
         return platform.processor() or platform.machine()
 
 
+def reset_peak_memory(device: torch.device | str) -> None:
+    """Begin to count anew on a GPU; a process cannot."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def peak_memory(device: torch.device | str) -> int:
-    """Bytes at the peak: of the device's allocator on a GPU, of this process elsewhere."""
+    """Bytes at the peak: of the device's allocator on a GPU, of this process since its start elsewhere."""
     if torch.device(device).type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -77,7 +77,7 @@ class Experiment(Frozen):
         from fdm.processes import build_process
 
         process = build_process(self.method, self.dataset.channels, self.dataset.resolution)
-        plan = enumerate(process.plan(self.sampling.steps))
+        plan = enumerate(process.plan(self.sampling.steps, self.sampling.spacing))
         found = {event.stage: n for n, event in plan if 0 < event.t == process.stages[event.stage].start}
         return dict(sorted(found.items()))
 
@@ -90,7 +90,7 @@ class Experiment(Frozen):
         process = build_process(self.method, self.dataset.channels, self.dataset.resolution)
         check_network(self.network, self.dataset.resolution, process)
         process.check_solver(self.sampling.solver)
-        process.plan(self.sampling.steps)
+        process.plan(self.sampling.steps, self.sampling.spacing)
         for stage in self.restoration.stages:
             process.measurement(stage)
         stages = self.holdable

@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fdm.errors import Elsewhere, UserError
 
@@ -122,12 +122,11 @@ def check_devices(device: torch.device, layout: Layout) -> None:
         raise UserError(f"--devices {layout.devices}: torch finds {torch.cuda.device_count()} GPUs on this machine")
 
 
-def connect(layout: Layout, device: torch.device, precision: Any) -> Fabric:
+def connect(layout: Layout, device: torch.device) -> Fabric:
     """Connect the processes of ``layout``, each on a device of its own.
 
     Args:
         device: "cpu" or "cuda".
-        precision: as Lightning names it.
 
     Raises:
         UserError: there are not so many devices, or the processes cannot reach each other.
@@ -144,7 +143,7 @@ def connect(layout: Layout, device: torch.device, precision: Any) -> Fabric:
     # Named, not found out: with SLURM installed, Lightning takes a job of several tasks for several processes of this training.
     own = LightningEnvironment()
     if layout.world == 1:
-        return Fabric(accelerator=device.type, devices=1, precision=precision, plugins=[own])
+        return Fabric(accelerator=device.type, devices=1, plugins=[own])
     check_devices(device, layout)
     # A step of one stage leaves parameters of others unused. Where none are, looking for them still keeps the order in which
     # gradients are added up, which would else change after the first step, and be another after a run is resumed.
@@ -159,7 +158,6 @@ def connect(layout: Layout, device: torch.device, precision: Any) -> Fabric:
             accelerator=device.type,
             devices=layout.devices,
             num_nodes=layout.nodes,
-            precision=precision,
             strategy=strategy,
             plugins=[environment],
         )

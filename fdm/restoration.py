@@ -249,9 +249,10 @@ def reverse_of(run: Run) -> Reverse:
     """
     network, process = run.model()
     sampling, device = run.experiment.sampling, run.torch_device
-    plan, cycle = process.plan(sampling.steps), class_cycle(sampling, run.experiment.classes)
-    told = class_denoiser(network, device, cycle, sampling.guidance)
-    denoise = network_denoiser(network, device)
+    plan = process.plan(sampling.steps, sampling.spacing)
+    cycle = class_cycle(sampling, run.experiment.classes)
+    told = class_denoiser(network, device, cycle, sampling.guidance, sampling.precision)
+    denoise = network_denoiser(network, device, precision=sampling.precision)
     return Reverse(process, denoise, build_solver(sampling), plan, run.seed, sampling.clip, device, told=told)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import IntEnum
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -72,7 +73,11 @@ def training_order(seed: int, step: int, batch: int, count: int) -> np.ndarray:
     positions = np.arange(step * batch, (step + 1) * batch)
     indices = np.empty(batch, dtype=np.int64)
     for epoch in np.unique(positions // count):
-        order = np.random.default_rng(derived_seed(seed, Purpose.ORDER, int(epoch))).permutation(count)
         inside = positions // count == epoch
-        indices[inside] = order[positions[inside] % count]
+        indices[inside] = _permutation(seed, int(epoch), count)[positions[inside] % count]
     return indices
+
+
+@lru_cache(maxsize=2)  # a batch lies in one epoch or across two
+def _permutation(seed: int, epoch: int, count: int) -> np.ndarray:
+    return np.random.default_rng(derived_seed(seed, Purpose.ORDER, epoch)).permutation(count)

@@ -174,8 +174,7 @@ class Run:
         from fdm.training.ranks import Ranks
 
         e = self.experiment
-        precision = {"32": "32-true", "bf16": "bf16-mixed"}[e.training.precision]
-        fabric = connect(layout, self.torch_device, precision)
+        fabric = connect(layout, self.torch_device)
         ranks = Ranks(fabric)
         folder = run_folder("train", self.train_identity, self.pretrain_identity)
         with ExitStack() as held, ranks.connected():
@@ -226,7 +225,7 @@ class Run:
                 cycle = class_cycle(config, self.experiment.classes)
                 if not shard_finished(config, wanted, folder):
                     network, process = self.model()
-                    denoiser = class_denoiser(network, self.torch_device, cycle, config.guidance)
+                    denoiser = class_denoiser(network, self.torch_device, cycle, config.guidance, config.precision)
                     title = f"sample {self.experiment.name} seed {self.seed} {_name(shard, shards)}".rstrip()
                     draw_shard(process, denoiser, config, self.seed, wanted, folder, self.torch_device, title)
                 if shards > 1:
@@ -294,7 +293,14 @@ class Run:
                 network, process = self.model()
                 sampling = e.sampling
                 cost = cost_of_run(
-                    network, process, sampling.steps, e.training.batch, train, sample, passes=sampling.passes
+                    network,
+                    process,
+                    sampling.steps,
+                    e.training.batch,
+                    train,
+                    sample,
+                    passes=sampling.passes,
+                    spacing=sampling.spacing,
                 )
                 if self.autoencoder:
                     passes = autoencoder_passes(e.method, e.dataset.channels, e.dataset.resolution)

@@ -218,6 +218,11 @@ def test_every_stage_is_a_whole_diffusion() -> None:
     assert [process.shape_after(e) for e in plan if isinstance(e, Jump)] == [(6, 4, 4), (6, 8, 8)]
     z = images(2, 6, 8)
     assert torch.equal(process.finish(z), z[:, :3])
+    # Each stage is a diffusion of its own, whose steps are shorter at both of its ends.
+    for k, stage in enumerate(process.stages):
+        lengths = [e.t - e.s for e in process.plan(20, "cosine") if isinstance(e, Move) and e.stage == k]
+        assert sum(lengths) == pytest.approx(stage.length)
+        assert lengths == pytest.approx(lengths[::-1]) and lengths[0] < 0.8 * max(lengths)
 
 
 @pytest.mark.parametrize(

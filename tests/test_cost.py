@@ -80,6 +80,14 @@ def test_kept_numbers_are_what_a_real_forward_pass_keeps() -> None:
     assert saved_numbers(cast(UNet, One()), stage) == 64 + 4 * 64
 
 
+def test_evaluations_follow_the_spacing(project: Path) -> None:
+    budgets = [
+        budget_of(load_experiment("smoke:fdm-ds-3", ["sampling.steps=12", f"sampling.spacing={spacing}"]))
+        for spacing in ("uniform", "cosine", "quadratic")
+    ]
+    assert [[part.evaluations for part in budget.stages] for budget in budgets] == [[4, 4, 4], [4, 3, 5], [6, 3, 3]]
+
+
 def test_totals_by_hand(project: Path) -> None:
     """fdm-ds-3: stages of equal length, six evaluations, two at each."""
     experiment = load_experiment("smoke:fdm-ds-3", ["training.images=1000", "training.batch=64"])

@@ -50,7 +50,7 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 def train_cases(processes: Layout, to: Path) -> None:
     """Train every case for ``STEPS`` steps in float64; rank zero writes network and average to ``to``."""
     with float64():
-        fabric = connect(processes, torch.device("cpu"), "32-true")
+        fabric = connect(processes, torch.device("cpu"))
         for name, (reference, *overrides) in CASES.items():
             experiment = load_experiment(reference, overrides)
             data = open_store(Path("data") / experiment.dataset.name).split("train")

@@ -122,6 +122,15 @@ def test_oracle_errors_are_those_of_the_experiments_solver(forward: dict[str, di
     assert np.isnan(forward["fdm"]["oracle_floor"])
 
 
+def test_oracle_errors_are_those_of_the_experiments_spacing(tmp_path: Path) -> None:
+    sampling, process = SamplingConfig(solver="multistep2", spacing="cosine"), build_process(METHODS["fdm"], 1, SIDE)
+    write_forward(tmp_path / "forward.npz", process, METHODS["fdm"], sampling, IMAGES)
+    covariance = image_covariance(SIDE, 1)
+    wanted = sample_covariance(process, build_solver(sampling), 30, covariance, spacing="cosine")
+    with np.load(tmp_path / "forward.npz") as file:
+        assert file["oracle_error"][1] == pytest.approx(relative_error(wanted, covariance), rel=1e-9)
+
+
 def test_neighbours_are_exact(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     pool, images = (rng.integers(0, 256, (n, 1, 4, 4), dtype=np.uint8) for n in (5000, 20))

@@ -389,6 +389,7 @@ def test_heat_dissipation_starts_from_the_law_of_the_data() -> None:
     ("make", "words"),
     [
         (lambda: ihdm(steps=20).plan(30), "20 steps it is trained for, not 30"),
+        (lambda: ihdm(steps=20).plan(20, "cosine"), "uniform steps it is trained for, not spacing cosine"),
         (lambda: ihdm().check_solver("ddim"), "ddim does not exist for this process; it has ancestral"),
         (lambda: blurring().check_solver("reverse-diffusion"), "reverse-diffusion does not exist"),
         (lambda: ihdm(blur_max=0.05), "not above blur_min"),
@@ -428,3 +429,16 @@ def test_solvers_of_the_command_line(project: Path) -> None:
         verify_methods(chosen, [10, 20], ["reverse-diffusion"], 4, 1)
     few = verify_methods(chosen, [10, 20], ["reverse-diffusion"], 4, 1, skip=True)
     assert [(row.experiment, row.solver) for row in few] == [("blur-diffusion", "reverse-diffusion")]
+
+
+def test_spacing_and_noise_of_the_command_line(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = choose(["blur:fdm-blur-u", "family:ihdm"], None, False, [])
+    with pytest.raises(UserError, match="ihdm takes the uniform steps it is trained for, not spacing cosine"):
+        verify_methods(chosen, [10, 20], [], 4, 1, spacing="cosine")
+    even, cosine, noisy = (
+        verify_methods(chosen, [10, 20], ["multistep2"], 4, 1, skip=True, **keys)  # type: ignore[arg-type]
+        for keys in ({}, {"spacing": "cosine"}, {"spacing": "cosine", "eta": 1.0})
+    )
+    assert "ihdm: passed over" in capsys.readouterr().err
+    assert [row.experiment for row in cosine] == ["fdm-blur-u"]
+    assert len({rows[0].errors[20] for rows in (even, cosine, noisy)}) == 3

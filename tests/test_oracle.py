@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from fdm.config import SamplingConfig, Spacing
 from fdm.evaluation.oracle import (
     ExactDenoiser,
     calibration_images,
@@ -24,7 +25,7 @@ from fdm.evaluation.oracle import (
 from fdm.processes import Process, build_process
 from fdm.processes.gaussian import Config as GaussianConfig
 from fdm.processes.staged import Config as StagedConfig
-from fdm.sampling.solvers import Solver
+from fdm.sampling.solvers import Solver, build_solver
 
 SOLVERS = {
     "ancestral": Solver("ancestral", eta=1.0),
@@ -66,6 +67,37 @@ def test_second_order_solver(operator: str) -> None:
     assert slope(errors) <= -1.6
     for first in ("ancestral", "ddim"):
         assert 4 * errors[200] <= error(operator, first, 200, rescaling="dim")
+
+
+def spaced(process: Process, solver: str, steps: int, spacing: Spacing) -> float:
+    covariance = image_covariance(16, 1)
+    return relative_error(sample_covariance(process, SOLVERS[solver], steps, covariance, spacing=spacing), covariance)
+
+
+@pytest.mark.parametrize("steps", [50, 200])
+def test_second_order_with_cosine_spacing_needs_a_quarter_of_the_evaluations(steps: int) -> None:
+    three = process("box", rescaling="dim")
+    assert spaced(three, "multistep2", steps // 4, "cosine") < spaced(three, "ancestral", steps, "uniform")
+    assert spaced(three, "multistep2", steps // 4, "uniform") > spaced(three, "ancestral", steps, "uniform")
+
+
+def test_noise_keeps_the_second_order() -> None:
+    three, covariance = process("box", rescaling="dim"), image_covariance(16, 1)
+    stochastic = build_solver(SamplingConfig(solver="multistep2", eta=1))
+    assert stochastic.eta == 1 and build_solver(SamplingConfig(solver="multistep2")).eta == 0
+    errors = {
+        n: relative_error(sample_covariance(three, stochastic, n, covariance), covariance) for n in (50, 100, 200)
+    }
+    assert slope(errors) <= -1.8
+    assert errors[50] < error("box", "multistep2", 50, rescaling="dim") < error("box", "ancestral", 50, rescaling="dim")
+
+
+def test_a_jump_does_not_cost_the_second_order_its_past(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without what is carried over, each stage begins with a step of first order."""
+    three = process("box", rescaling="dim")
+    carried = spaced(three, "multistep2", 9, "cosine")
+    monkeypatch.setattr(three, "carry", lambda *_: None)
+    assert carried < 0.9 * spaced(three, "multistep2", 9, "cosine")
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from fdm.config import Spacing
+from fdm.experiment import load_methods
 from fdm.processes import Jump, Move, Prediction, Process, build_process
 from fdm.processes.staged import Config as StagedConfig
 from fdm.processes.staged import Staged
@@ -200,10 +203,10 @@ def test_clipping_limits_the_signal() -> None:
     assert float(process.signal(free, 0.25, 0).max()) == pytest.approx(3.0)
 
 
-@given(st.integers(1, 3), st.integers(3, 60))
-def test_plans_cover_time_with_as_many_evaluations_as_asked(stages: int, steps: int) -> None:
+@given(st.integers(1, 3), st.integers(3, 60), st.sampled_from(get_args(Spacing)))
+def test_plans_cover_time_with_as_many_evaluations_as_asked(stages: int, steps: int, spacing: Spacing) -> None:
     process = staged(16, 1, "box", stages)
-    plan = process.plan(steps)
+    plan = process.plan(steps, spacing)
     moves = [event for event in plan if isinstance(event, Move)]
     assert len(moves) == steps and moves[0].t == 1.0 and moves[-1].s == 0.0
     time, stage = 1.0, stages - 1
@@ -216,7 +219,31 @@ def test_plans_cover_time_with_as_many_evaluations_as_asked(stages: int, steps: 
             assert event.stage == stage and event.s < event.t
             time = event.s
     counts = [sum(move.stage == k for move in moves) for k in range(stages)]
-    assert max(counts) - min(counts) <= 1
+    if spacing == "uniform":
+        assert max(counts) - min(counts) <= 1
+
+
+def test_cosine_spacing_is_even_in_the_angle() -> None:
+    moves = [event for event in staged(16, 1, "box", 1).plan(8, "cosine") if isinstance(event, Move)]
+    angles = [math.acos(1 - 2 * move.t) for move in moves] + [math.acos(1 - 2 * moves[-1].s)]
+    assert angles == pytest.approx([math.pi * (8 - n) / 8 for n in range(9)])
+    three = [event for event in staged(16, 1, "box", 3).plan(12, "cosine") if isinstance(event, Move)]
+    assert [sum(move.stage == k for move in three) for k in range(3)] == [4, 3, 5]
+
+
+@pytest.mark.parametrize("method", ["fdm-ds", "fdm-ds-bilinear", "fdm-blur-g", "fdm-blur-u"])
+def test_a_prediction_is_carried_over_a_jump(method: str, project: Path) -> None:
+    """The signal at the jump becomes what the jump makes of the earlier prediction; delta stays."""
+    process = build_process(load_methods()[method], 1, 16, {"power_ratios": [0.9, 0.9]})
+    generator = torch.Generator().manual_seed(0)
+    shapes = [stage.shape for stage in process.stages[:2]]
+    now, earlier = (torch.randn(2, *shape, generator=generator, dtype=torch.float64) for shape in shapes)
+    assert isinstance(process, Staged)
+    given = Prediction(now, process.delta(now, 0))
+    carried = process.carry(Prediction(earlier, torch.zeros(())), given, 1)
+    assert carried is not None and carried.delta is given.delta
+    at_jump = process.signal(carried, process.stages[0].end, 0)
+    torch.testing.assert_close(at_jump, process.transforms[0].backward(earlier))
 
 
 def test_too_few_steps_for_the_stages() -> None:

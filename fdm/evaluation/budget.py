@@ -12,7 +12,7 @@ from functools import cache
 
 import torch
 
-from fdm.config import NetworkConfig
+from fdm.config import NetworkConfig, Precision
 from fdm.evaluation.cost import (
     Passes,
     autoencoder_flops,
@@ -23,6 +23,7 @@ from fdm.experiment import Experiment
 from fdm.networks.autoencoder import Autoencoder
 from fdm.networks.build import build_network
 from fdm.networks.unet import UNet
+from fdm.precision import choose_precision
 from fdm.processes import Move, Pretraining, Process, Stage, build_process
 
 STATE_COPIES = 5
@@ -101,6 +102,11 @@ class Budget:
         return self.flops_per_sample * self.experiment.sampling.count
 
     @property
+    def precision(self) -> Precision:
+        """Of the training, on a card that has bfloat16."""
+        return choose_precision(self.experiment.training.precision, self.experiment.network, True)
+
+    @property
     def memory_bytes(self) -> float:
         """Of training on one card: weights and all that is kept beside them, and the activations of one micro-batch.
 
@@ -108,7 +114,7 @@ class Budget:
         weight has a copy of 2 bytes. Workspaces, fragmentation and the data are not in it.
         """
         training = self.experiment.training
-        half = training.precision == "bf16"
+        half = self.precision == "bf16"
         kept = max(part.saved for part in self.stages) * (training.batch // training.accumulate)
         frozen = 4 * self.autoencoder.parameters if self.autoencoder else 0
         return self.parameters * (4 * STATE_COPIES + 2 * half) + kept * (2 if half else 4) + frozen
@@ -118,7 +124,11 @@ def budget_of(experiment: Experiment) -> Budget:
     """Count what ``experiment`` takes; nothing is trained, and neither data nor weights are read."""
     dataset = experiment.dataset
     process = build_process(experiment.method, dataset.channels, dataset.resolution)
-    moves = [event.stage for event in process.plan(experiment.sampling.steps) if isinstance(event, Move)]
+    moves = [
+        event.stage
+        for event in process.plan(experiment.sampling.steps, experiment.sampling.spacing)
+        if isinstance(event, Move)
+    ]
     evaluations = [experiment.sampling.passes * moves.count(stage.index) for stage in process.stages]
     counts = [_evaluation(experiment.network, *_alone(stage, process, dataset.resolution)) for stage in process.stages]
     passes = autoencoder_passes(experiment.method, dataset.channels, dataset.resolution)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from fdm.config import Frozen
+from fdm.config import Frozen, Spacing
 from fdm.networks.autoencoder import Autoencoder
 from fdm.processes import Event, Move, Pretraining, Process, Stage, build_process
 
@@ -44,6 +44,7 @@ def cost_of_run(
     train: Mapping[str, Any],
     sample: Mapping[str, Any],
     passes: int = 1,
+    spacing: Spacing = "uniform",
 ) -> dict[str, Any]:
     """``cost.json`` of a denoiser, from its network and the records of its training and sampling.
 
@@ -51,13 +52,14 @@ def cost_of_run(
         steps: of the sampler, each of ``passes`` network evaluations.
         batch: images per training step.
         passes: 2 where guidance evaluates the network with and without class.
+        spacing: of the sampler's steps.
     """
     per_stage = flops_per_evaluation(network, process.stages)
     return {
         "parameters": train["parameters"],
         "evaluations_per_sample": passes * steps,
         "flops_per_evaluation": {str(stage): flops for stage, flops in per_stage.items()},
-        "flops_per_sample": passes * sampling_flops(per_stage, process.plan(steps)),
+        "flops_per_sample": passes * sampling_flops(per_stage, process.plan(steps, spacing)),
         "seconds_per_sample": sample["seconds"] / sample["count"],
         "peak_memory_bytes": sample["peak_memory_bytes"],
         "device": sample["device"],
@@ -117,7 +119,7 @@ def autoencoder_flops(model: Autoencoder) -> tuple[int, int]:
     return counts[0], counts[1]
 
 
-class _Counter:
+class StandIn:
     """Constant signals of the right shapes in place of an autoencoder's; counts the images that pass each way."""
 
     def __init__(self, needed: Pretraining) -> None:
@@ -146,10 +148,10 @@ def autoencoder_passes(method: Frozen, channels: int, resolution: int) -> dict[i
     if needed is None:
         return {}
     image = torch.ones(1, channels, resolution, resolution)
-    calibration = build_process(method, channels, resolution, codec=_Counter(needed)).calibrate(image)
+    calibration = build_process(method, channels, resolution, codec=StandIn(needed)).calibrate(image)
     passes = {}
     for stage in plain.stages:
-        counter = _Counter(needed)
+        counter = StandIn(needed)
         process = build_process(method, channels, resolution, calibration, counter)
         middle = torch.tensor([(stage.start + stage.end) / 2], dtype=torch.float64)
         process.example(image, middle, stage.index, torch.zeros(1, *stage.shape))

@@ -34,7 +34,7 @@ class Rate:
 
     def hours(self, flops: float, budget: Budget) -> float:
         """Card-hours of ``flops`` of a run."""
-        peak = PEAK[budget.experiment.training.precision] if self.peak is None else self.peak
+        peak = PEAK[budget.precision] if self.peak is None else self.peak
         return flops / (peak * 1e12 * self.utilisation) / HOUR
 
     def __str__(self) -> str:
@@ -106,7 +106,7 @@ def _print_stages(budget: Budget, console: Console) -> None:
     columns = ("stage", "state", "training share", "evaluations", "FLOP / evaluation", "kept / image")
     passes = ("encodings / image", "decodings / image") if budget.autoencoder else ()
     table = _table(f"{budget.experiment.title}: stages, from data to noise", *columns, *passes)
-    size = 2 if budget.experiment.training.precision == "bf16" else 4
+    size = 2 if budget.precision == "bf16" else 4
     for part in budget.stages:
         counts = (part.passes.encodings, part.passes.decodings) if budget.autoencoder else ()
         table.add_row(

@@ -12,9 +12,11 @@ from rich.table import Table
 from fdm.evaluation.budget import Budget, budget_of
 from fdm.experiment import Experiment
 from fdm.networks.build import build_network
+from fdm.precision import autocast, choose_precision, native_bf16
 from fdm.processes import build_process
 
 PROBE_BATCH = 8
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -50,23 +52,26 @@ def measure(experiment: Experiment) -> Speed:
     network = build_network(experiment.network, experiment.dataset.resolution, process, experiment.classes)
     batch = min(PROBE_BATCH, experiment.training.batch)
     states = [(torch.zeros(batch, *stage.shape), stage.index) for stage in process.stages]
+    training = choose_precision(experiment.training.precision, experiment.network, native_bf16(CPU))
+    sampling = experiment.sampling.precision
     return Speed(
         budget_of(experiment),
         batch,
-        tuple(_seconds(network, z, stage, True) / batch for z, stage in states),
-        tuple(_seconds(network, z, stage, False) / batch for z, stage in states),
+        tuple(_seconds(network, z, stage, training, True) / batch for z, stage in states),
+        tuple(_seconds(network, z, stage, sampling, False) / batch for z, stage in states),
     )
 
 
-def _seconds(network: torch.nn.Module, z: torch.Tensor, stage: int, backward: bool) -> float:
+def _seconds(network: torch.nn.Module, z: torch.Tensor, stage: int, precision: str, backward: bool) -> float:
     """Best of three passes of one batch, after one to warm up."""
     times = []
     for _ in range(4):
         began = time.perf_counter()
         with torch.set_grad_enabled(backward):
-            output = network(z, torch.zeros(len(z)), stage)
+            with autocast(precision, CPU):
+                output = network(z, torch.zeros(len(z)), stage)
             if backward:
-                output.square().mean().backward()
+                output.float().square().mean().backward()
         times.append(time.perf_counter() - began)
     return min(times[1:])
 

@@ -122,7 +122,7 @@ def _oracle(method: Frozen, sampling: SamplingConfig, channels: int, side: int) 
     steps = [count for count in ORACLE_STEPS if process is not None and count >= len(process.stages)]
     if process is None or len(steps) < 2:
         return {"oracle_steps": np.zeros(0, np.int64), "oracle_error": np.zeros(0), "oracle_floor": np.array(np.nan)}
-    (verdict,) = verify(process, [build_solver(sampling)], covariance, steps)
+    (verdict,) = verify(process, [build_solver(sampling)], covariance, steps, spacing=sampling.spacing)
     return {
         "oracle_steps": np.array(steps),
         "oracle_error": np.array(list(verdict.errors.values())),

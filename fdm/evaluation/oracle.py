@@ -24,6 +24,7 @@ from scipy.fft import dct
 from scipy.optimize import brentq
 from torch import Tensor
 
+from fdm.config import Spacing
 from fdm.errors import UserError
 from fdm.processes import Event, Jump, Move, Prediction, Process
 from fdm.sampling.solvers import Solver, State
@@ -151,13 +152,15 @@ def sample_covariance(
     steps: int,
     covariance: Covariance,
     denoiser: ExactDenoiser | None = None,
+    spacing: Spacing = "uniform",
 ) -> Covariance:
     """Covariance (channels, n, n) of the samples that ``solver`` draws with ``steps`` evaluations of the exact network.
 
     Args:
         denoiser: the network, where it is not the exact one of this process and data.
+        spacing: of the steps in time.
     """
-    return sample_covariances(process, [solver], steps, covariance, denoiser=denoiser)[0]
+    return sample_covariances(process, [solver], steps, covariance, denoiser=denoiser, spacing=spacing)[0]
 
 
 def sample_covariances(
@@ -168,6 +171,7 @@ def sample_covariances(
     progress: Callable[[], None] | None = None,
     true_start: bool = False,
     denoiser: ExactDenoiser | None = None,
+    spacing: Spacing = "uniform",
 ) -> list[Covariance]:
     """The same for several solvers, which go hand in hand and share the exact network.
 
@@ -181,7 +185,8 @@ def sample_covariances(
         denoiser.moments(1.0, len(process.stages) - 1)[0] if true_start else prior_covariance(process, len(covariance))
     )
     joints: tuple[Covariance, ...] = ()
-    for joints in zip(*(_propagate(process, solver, steps, start, denoiser) for solver in solvers), strict=True):
+    plan = process.plan(steps, spacing)
+    for joints in zip(*(_propagate(process, solver, plan, start, denoiser) for solver in solvers), strict=True):
         for _ in joints:
             if progress:
                 progress()
@@ -197,7 +202,7 @@ def prior_covariance(process: Process, channels: int) -> Covariance:
 
 
 def _propagate(
-    process: Process, solver: Solver, steps: int, start: Covariance, denoiser: ExactDenoiser
+    process: Process, solver: Solver, plan: Sequence[Event], start: Covariance, denoiser: ExactDenoiser
 ) -> Iterator[Covariance]:
     """The covariance of the state after each event of the plan.
 
@@ -206,8 +211,7 @@ def _propagate(
     channels = len(start)
     shape = process.stages[-1].shape
     joint = start
-    previous: Move | None = None
-    plan = process.plan(steps)
+    previous: Move | None = None  # the one that the prediction beside z served
     for event, following in zip(plan, [*plan[1:], None], strict=True):
         keep = following is not None and (solver.multistep or isinstance(following, Jump))
         after = process.shape_after(event)
@@ -216,7 +220,8 @@ def _propagate(
         def step(
             columns: Tensor, noise: Tensor, event: Event, shape: Shape, previous: Move | None, keep: bool
         ) -> Tensor:
-            state = _unpack(columns, shape, previous)
+            side = process.stages[previous.stage].output_resolution if previous else 0
+            state = _unpack(columns, shape, previous, side)
             return _pack(solver.advance(process, denoiser, state, event, noise, clip=False), keep, channels)
 
         # S <- M S M^T + V: M on the columns of S, then on those of (M S)^T.
@@ -226,10 +231,11 @@ def _propagate(
             nothing = torch.zeros(channels, joint.shape[1], white.shape[1], dtype=torch.float64)
             injected = step(nothing, to_images(white, after[1]), event, shape, previous, keep)
             moved = moved + injected @ injected.mT
-        joint, shape, previous = moved, after, event if isinstance(event, Move) else None
+        served = event if isinstance(event, Move) else previous
+        joint, shape, previous = moved, after, served if keep else None
         if following is None:
             for _ in range(2):
-                joint = to_columns(process.finish(_unpack(joint, shape, None).z)).mT
+                joint = to_columns(process.finish(_unpack(joint, shape).z)).mT
         yield joint
 
 
@@ -238,12 +244,13 @@ def _white(shape: Shape, channels: int) -> Tensor:
     return torch.eye(math.prod(shape) // channels, dtype=torch.float64).expand(channels, -1, -1)
 
 
-def _unpack(columns: Tensor, shape: Shape, move: Move | None) -> State:
-    """Columns (c, rows, m) of (z, clean, delta) as the m states that they are; z has ``shape``."""
-    pixels = shape[1] * shape[2]
-    size = shape[0] // len(columns) * pixels
-    z, *rest = (to_images(part, shape[1]) for part in (columns[:, :size], *columns[:, size:].split(pixels, dim=1)))
-    return State(z, Prediction(*rest), move) if rest else State(z)
+def _unpack(columns: Tensor, shape: Shape, move: Move | None = None, side: int = 0) -> State:
+    """Columns (c, rows, m) of (z, clean, delta) as the m states that they are; z has ``shape``, the others ``side`` pixels a side."""
+    size = shape[0] // len(columns) * shape[1] * shape[2]
+    z = to_images(columns[:, :size], shape[1])
+    if columns.shape[1] == size:
+        return State(z)
+    return State(z, Prediction(*(to_images(part, side) for part in columns[:, size:].split(side**2, dim=1))), move)
 
 
 def _pack(state: State, keep_prediction: bool, channels: int) -> Tensor:
@@ -294,6 +301,7 @@ def verify(
     covariance: Covariance,
     steps: Sequence[int] = (50, 200, 1000),
     progress: Callable[[], None] | None = None,
+    spacing: Spacing = "uniform",
 ) -> list[Verdict]:
     """Run the oracle at several numbers of evaluations (increasing, at least two), for each solver.
 
@@ -308,7 +316,8 @@ def verify(
     def errors(solvers: Sequence[Solver], steps: Sequence[int], true_start: bool) -> list[dict[int, float]]:
         found: list[dict[int, float]] = [{} for _ in solvers]
         for n in steps:
-            results = sample_covariances(process, solvers, n, covariance, None if true_start else progress, true_start)
+            told = None if true_start else progress
+            results = sample_covariances(process, solvers, n, covariance, told, true_start, spacing=spacing)
             for into, result in zip(found, results, strict=True):
                 into[n] = relative_error(result, covariance)
         return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -12,7 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from fdm.config import Frozen, SamplingConfig, nearest
+from fdm.config import Frozen, SamplingConfig, Spacing, nearest
 from fdm.errors import UserError
 from fdm.evaluation.oracle import calibration_images, image_covariance, require_linear, verify
 from fdm.experiment import load_experiment, load_methods, load_suite
@@ -95,10 +96,14 @@ def verify_methods(
     side: int,
     channels: int,
     skip: bool = False,
+    spacing: Spacing = "uniform",
+    eta: float = 0.0,
 ) -> list[Row]:
     """Run the oracle for every method and solver (none named: all that its process has); progress on stderr.
 
     Args:
+        spacing: of the steps in time.
+        eta: noise of ``ddim`` and ``multistep2``.
         skip: pass over methods that have no closed form or do not fit, and say so on stderr; and solvers that a method lacks.
 
     Raises:
@@ -129,15 +134,23 @@ def verify_methods(
         try:
             for solver in chosen[name]:
                 process.check_solver(solver)
-            events += len(chosen[name]) * sum(len(process.at_steps(count).plan(count)) for count in steps)
+            plans = [process.at_steps(count).plan(count, spacing) for count in steps]
         except ValueError as error:
-            raise UserError(f"{name}: {error}") from None
+            if not skip:
+                raise UserError(f"{name}: {error}") from None
+            print(f"{name}: passed over: {error}", file=sys.stderr)
+            del chosen[name]
+            continue
+        events += len(chosen[name]) * sum(map(len, plans))
     covariance = image_covariance(side, channels)
     rows = []
     with Progress("verify", events, "steps") as bar:
-        for name, process in processes.items():
-            built = [build_solver(SamplingConfig.model_validate({"solver": solver})) for solver in chosen[name]]
-            found = verify(process, built, covariance, steps, lambda name=name: bar.advance(1, name))  # type: ignore[misc]
+        for name in chosen:
+            process = processes[name]
+            built = [
+                build_solver(SamplingConfig.model_validate({"solver": solver, "eta": eta})) for solver in chosen[name]
+            ]
+            found = verify(process, built, covariance, steps, partial(bar.advance, 1, name), spacing)
             for used, verdict in zip(built, found, strict=True):
                 rows.append(
                     Row(

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot, silu
 
 from fdm.config import AutoencoderConfig
-from fdm.networks.layers import Downsample, Features, Upsample, group_norm, zero
+from fdm.networks.layers import Downsample, Features, Upsample, zero
+from fdm.networks.normalisation import group_norm
 
 Vectors = Float[Tensor, "n c"]
 CHUNK = 256

@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from fdm.networks.layers import Features, group_norm
+from fdm.networks.layers import Features
+from fdm.networks.normalisation import group_norm
 
 Verdict = Float[Tensor, "b 1 h w"]
 

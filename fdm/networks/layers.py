@@ -9,13 +9,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, scaled_dot_product_attention, silu
 
+from fdm.networks.normalisation import group_norm
+
 Features = Float[Tensor, "b c h w"]
 Embedding = Float[Tensor, "b e"]
-
-
-def group_norm(channels: int) -> nn.GroupNorm:
-    """At most 32 groups of at least 4 channels."""
-    return nn.GroupNorm(math.gcd(channels, min(32, channels // 4)), channels)
 
 
 def zero(module: nn.Module) -> nn.Module:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from fdm.config import NetworkConfig
-from fdm.networks.layers import Attention, Downsample, ResidualBlock, Upsample, group_norm, sinusoidal, zero
+from fdm.networks.layers import Attention, Downsample, ResidualBlock, Upsample, sinusoidal, zero
+from fdm.networks.normalisation import group_norm
 from fdm.processes import Stage
 
 NO_CLASS = -1

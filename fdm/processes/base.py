@@ -7,6 +7,7 @@ itself, free of noise.
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -17,9 +18,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fdm.config import AutoencoderConfig, Frozen
+from fdm.config import AutoencoderConfig, Frozen, Spacing
 from fdm.discover import plugins
 from fdm.operators import Separable
+from fdm.processes.spacing import Span, position, times
 from fdm.schedules import Level, Schedule
 from fdm.transforms import Codec
 
@@ -217,9 +219,13 @@ class Process(ABC):
         if solver not in self.solvers:
             raise ValueError(f"solver {solver} does not exist for this process; it has {', '.join(self.solvers)}")
 
+    def span(self, stage: int) -> Span:
+        """Times from start to end of the diffusion that ``stage`` belongs to; 0 to 1 except where stages are whole diffusions."""
+        return 0.0, 1.0
+
     def data_time(self, stage: int) -> float:
-        """The time at which the states of ``stage`` are free of noise; 0 except where stages are whole diffusions."""
-        return 0.0
+        """The time at which the states of ``stage`` are free of noise."""
+        return self.span(stage)[0]
 
     def level(self, t: Times | float, stage: int) -> Level:
         """Noise levels at times t (float64 whatever comes in); data has alpha = 1, sigma = 0."""
@@ -269,24 +275,36 @@ class Process(ABC):
         )
         return prediction.extrapolate(earlier, (then - now) / (2 * (now - before)))
 
+    def carry(self, earlier: Prediction, now: Prediction, stage: int) -> Prediction | None:
+        """A prediction ``earlier`` at ``stage`` as one at the finer stage where ``now`` was made, or None: they have nothing in common."""
+        return None
+
     def reverse_diffusion(self, z: Images, prediction: Prediction, move: Move, *, noise: Images) -> Images:
         """One step of the reverse stochastic differential equation, for processes that list ``reverse-diffusion``."""
         raise ValueError("solver reverse-diffusion does not exist for this process")
 
-    def plan(self, steps: int) -> list[Event]:
+    def evaluations(self, stages: Sequence[Stage], steps: int, spacing: Spacing) -> list[int]:
+        """How many of ``steps`` evaluations each of ``stages`` gets, by its length on the axis of ``spacing``."""
+
+        def place(t: float, stage: Stage) -> float:
+            return position(t, spacing, self.span(stage.index))
+
+        return allot([place(stage.end, stage) - place(stage.start, stage) for stage in stages], steps)
+
+    def plan(self, steps: int, spacing: Spacing = "uniform") -> list[Event]:
         """Moves and jumps from t = 1 to data with ``steps`` network evaluations.
 
-        Every stage gets its share of evaluations by length (largest remainders, at least one), on a uniform grid of t.
+        Every stage gets its share of evaluations by length (largest remainders, at least one), evenly on the axis of ``spacing``.
 
         Raises:
-            ValueError: fewer steps than stages.
+            ValueError: fewer steps than stages, or a process for which the spacing cannot be chosen.
         """
-        counts = allot([stage.length for stage in self.stages], steps)
         events: list[Event] = []
-        for stage, count in zip(reversed(self.stages), reversed(counts), strict=True):
-            times = [stage.end + (stage.start - stage.end) * n / count for n in range(count + 1)]
-            times[-1] = stage.start
-            events += [Move(stage.index, t, s) for t, s in zip(times, times[1:], strict=False)]
+        for stage, count in reversed(
+            list(zip(self.stages, self.evaluations(self.stages, steps, spacing), strict=True))
+        ):
+            grid = times(stage.end, stage.start, count, spacing, self.span(stage.index))
+            events += [Move(stage.index, t, s) for t, s in itertools.pairwise(grid)]
             if stage.index > 0:
                 events.append(Jump(stage.index, stage.start))
         return events

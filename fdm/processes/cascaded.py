@@ -31,6 +31,7 @@ from fdm.processes.base import (
     stage_boundaries,
 )
 from fdm.processes.levels import MOST_LEVELS, down_sampling, level_sides
+from fdm.processes.spacing import Span
 from fdm.schedules import Level, ScheduleConfig, build_schedule
 
 
@@ -95,8 +96,8 @@ class Cascaded(Process):
             for k, side in enumerate(sides)
         )
 
-    def data_time(self, stage: int) -> float:
-        return self.stages[stage].start
+    def span(self, stage: int) -> Span:
+        return self.stages[stage].start, self.stages[stage].end
 
     def log_snr(self, t: Times, stage: int) -> Times:
         here = self.stages[stage]

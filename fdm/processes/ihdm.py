@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from fdm import operators
-from fdm.config import Frozen, PositiveFloat
+from fdm.config import Frozen, PositiveFloat, Spacing
 from fdm.processes.base import Event, Example, Images, Move, Prediction, Process, Stage, Times
 
 
@@ -143,12 +143,14 @@ class InverseHeat(Process):
     def jump(self, z: Images, prediction: Prediction, stage: int, noise: Images) -> Images:
         raise ValueError("a process with one stage has no jumps")
 
-    def plan(self, steps: int) -> list[Event]:
+    def plan(self, steps: int, spacing: Spacing = "uniform") -> list[Event]:
         """K moves.
 
         Raises:
-            ValueError: another number of steps: the network predicts one step of length 1 / K.
+            ValueError: another number of steps, or another spacing: the network predicts one step of length 1 / K.
         """
+        if spacing != "uniform":
+            raise ValueError(f"ihdm takes the uniform steps it is trained for, not spacing {spacing}")
         if steps != self.config.steps:
             raise ValueError(f"ihdm takes the {self.config.steps} steps it is trained for, not {steps}: set both alike")
         return super().plan(steps)

@@ -16,7 +16,7 @@ import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
-from fdm.config import Frozen, PositiveFloat
+from fdm.config import Frozen, PositiveFloat, Spacing
 from fdm.operators import Separable
 from fdm.processes.base import (
     Event,
@@ -29,12 +29,12 @@ from fdm.processes.base import (
     Stage,
     Target,
     Times,
-    allot,
     network_target,
     per_image,
     signal_from_output,
 )
 from fdm.processes.levels import MOST_LEVELS, ResolutionSchedule, down_sampling, level_sides
+from fdm.processes.spacing import times
 from fdm.schedules import ScheduleConfig, build_schedule
 
 RANK = 1e-12
@@ -198,19 +198,18 @@ class ScaleSpace(Process):
     def jump(self, z: Images, prediction: Prediction, stage: int, noise: Images) -> Images:
         raise ValueError("Scale Space Diffusion has no jumps of their own; a move raises the resolution")
 
-    def plan(self, steps: int) -> list[Event]:
-        """Moves from t = 1 to data: a uniform grid of t in every level, whose first step comes from the coarser level.
+    def plan(self, steps: int, spacing: Spacing = "uniform") -> list[Event]:
+        """Moves from t = 1 to data: even steps in every level, the first of which comes from the coarser level.
 
         Raises:
             ValueError: fewer steps than levels, or a posterior of this discretisation is not positive definite.
         """
         keeping = self.stages[::2]
         events: list[Event] = []
-        for stage, count in reversed(list(zip(keeping, allot([s.length for s in keeping], steps), strict=True))):
-            times = [stage.end + (stage.start - stage.end) * n / count for n in range(count + 1)]
-            times[-1] = stage.start
+        for stage, count in reversed(list(zip(keeping, self.evaluations(keeping, steps, spacing), strict=True))):
+            grid = times(stage.end, stage.start, count, spacing, self.span(stage.index))
             first = stage.index + 1 if stage.index < keeping[-1].index else stage.index
-            events += [Move(stage.index if n else first, t, s) for n, (t, s) in enumerate(itertools.pairwise(times))]
+            events += [Move(stage.index if n else first, t, s) for n, (t, s) in enumerate(itertools.pairwise(grid))]
         for event in events:
             if isinstance(event, Move) and _raises(event.stage):
                 self._check_posterior(event, steps)

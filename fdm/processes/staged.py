@@ -241,6 +241,16 @@ class Staged(Process):
         signal = super().loss(output[:, :channels], target[:, :channels], weight)
         return signal + self.config.delta_weight * super().loss(output[:, channels:], target[:, channels:], weight)
 
+    def carry(self, earlier: Prediction, now: Prediction, stage: int) -> Prediction | None:
+        """``now`` with the coarse part of ``earlier``: x + g (x'^k - f x), delta as it is.
+
+        The signal at the jump, x - delta = g f x, becomes g x'^k, which is what the jump makes of ``earlier``.
+        """
+        transform = self.transforms[stage - 1]
+        if not transform.linear:
+            return None
+        return Prediction(now.clean + transform.backward(earlier.clean - transform.forward(now.clean)), now.delta)
+
     def jump(self, z: Images, prediction: Prediction, stage: int, noise: Images) -> Images:
         """From the start of ``stage`` to the end of ``stage - 1``; no network evaluation.
 

@@ -115,10 +115,14 @@ def ablation_figure(ablation: Ablation, results: Results, looks: Mapping[str, Lo
 
 
 def _against_evaluations(members: Sequence[Method], looks: Mapping[str, Look]) -> Figure:
-    """One line per setting that is left when the number of evaluations is taken away."""
+    """One line per way of sampling that is left when the number of evaluations is taken away."""
+    ways = [{k: v for k, v in method.config.get("sampling", {}).items() if k != "steps"} for method in members]
+    keys = dict.fromkeys(key for way in ways for key in way)
+    told = [key for key in keys if key == "solver" or any(way.get(key) != ways[0].get(key) for way in ways)]
     lines: dict[str, list[Method]] = {}
-    for method in members:
-        lines.setdefault(str(method.config.get("sampling", {}).get("solver")), []).append(method)
+    for method, way in zip(members, ways, strict=True):
+        name = ", ".join(str(way.get(key)) if key in ("solver", "spacing") else f"{key} {way.get(key)}" for key in told)
+        lines.setdefault(name, []).append(method)
     figure = Figure(figsize=(6.4, 3.4))
     axes = figure.subplots()
     figure.subplots_adjust(left=0.11, right=0.985, top=0.97, bottom=0.16)

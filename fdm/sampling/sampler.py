@@ -11,7 +11,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fdm.config import Precision
 from fdm.networks.unet import NO_CLASS
+from fdm.precision import autocast
 from fdm.processes import Event, Move, Process
 from fdm.rng import sample_noise
 from fdm.sampling.classes import classes_of
@@ -28,6 +30,7 @@ def network_denoiser(
     device: torch.device | str,
     labels: Int[Tensor, " b"] | None = None,
     guidance: float = 1.0,
+    precision: Precision = "32",
 ) -> Denoiser:
     """The network as the solver calls it: one time for the whole batch.
 
@@ -38,6 +41,10 @@ def network_denoiser(
     """
 
     def denoise(z: Tensor, t: float, stage: int) -> Tensor:
+        with autocast(precision, torch.device(device)):
+            return evaluate(z, t, stage)
+
+    def evaluate(z: Tensor, t: float, stage: int) -> Tensor:
         times = torch.full((len(z),), t, dtype=torch.float32, device=device)
         output: Tensor
         if labels is None or guidance == 0:
@@ -54,13 +61,17 @@ def network_denoiser(
 
 
 def class_denoiser(
-    network: torch.nn.Module, device: torch.device | str, cycle: Sequence[int], guidance: float
+    network: torch.nn.Module,
+    device: torch.device | str,
+    cycle: Sequence[int],
+    guidance: float,
+    precision: Precision = "32",
 ) -> Callable[[Sequence[int]], Denoiser]:
     """Global sample indices -> their denoiser: sample i has class ``cycle[i mod len]``, or none where the cycle is empty."""
 
     def denoiser(samples: Sequence[int]) -> Denoiser:
         labels = torch.tensor(classes_of(cycle, samples), device=device) if cycle else None
-        return network_denoiser(network, device, labels, guidance)
+        return network_denoiser(network, device, labels, guidance, precision)
 
     return denoiser
 

@@ -139,7 +139,7 @@ def draw_shard(
     Args:
         denoiser: global sample indices -> the denoiser of that batch.
     """
-    plan, solver = process.plan(config.steps), build_solver(config)
+    plan, solver = process.plan(config.steps, config.spacing), build_solver(config)
     batches = list(missing_batches(wanted, finished_parts(folder), config.batch))
     missing = sum(len(batch) for batch in batches) * len(plan)
     total = len(wanted) * len(plan)

@@ -16,7 +16,7 @@ Denoiser = Callable[[Tensor, float, int], Tensor]
 
 @dataclass(frozen=True)
 class State:
-    """The noisy state and what the next event may need of the past: the last prediction and the move it served."""
+    """The noisy state and what the next events may need of the past: the last prediction and the move it served."""
 
     z: Tensor
     prediction: Prediction | None = None
@@ -49,7 +49,8 @@ class Solver:
         """Apply one event of the plan. ``noise`` has the shape of the state that results."""
         if isinstance(event, Jump):
             assert state.prediction is not None
-            return State(process.jump(state.z, state.prediction, event.stage, noise))
+            z = process.jump(state.z, state.prediction, event.stage, noise)
+            return State(z, state.prediction, state.move) if self.multistep else State(z)
         output = denoise(state.z, event.t, event.stage)
         prediction = process.predict(output, state.z, event.t, event.stage, clip)
         if self.correct:
@@ -62,12 +63,16 @@ class Solver:
         return State(z, prediction, event)
 
     def _extrapolate(self, process: Process, prediction: Prediction, state: State, move: Move) -> Prediction:
-        """The process's second-order prediction; first order after a jump or another stage, and into data. [DPM++]"""
-        if state.move is None or state.prediction is None or state.move.stage != move.stage:
+        """The process's second-order prediction; first order at the start and into data. [DPM++]
+
+        After a jump it is of second order in what both stages have, where the process can carry a prediction over.
+        """
+        earlier = state.prediction
+        if state.move is None or earlier is None or move.s <= process.data_time(move.stage):
             return prediction
-        if move.s <= process.data_time(move.stage):
-            return prediction
-        return process.extrapolate(prediction, state.prediction, state.move, move)
+        if state.move.stage != move.stage:
+            earlier = process.carry(earlier, prediction, state.move.stage)
+        return process.extrapolate(prediction, earlier, state.move, move) if earlier else prediction
 
 
 def build_solver(config: SamplingConfig) -> Solver:
@@ -75,6 +80,6 @@ def build_solver(config: SamplingConfig) -> Solver:
     return {
         "ancestral": Solver("ancestral", eta=1.0),
         "ddim": Solver("ddim", eta=config.eta),
-        "multistep2": Solver("multistep2", eta=0.0, multistep=True, order=2),
+        "multistep2": Solver("multistep2", eta=config.eta, multistep=True, order=2),
         "reverse-diffusion": Solver("reverse-diffusion", eta=1.0, discretised=True),
     }[config.solver]

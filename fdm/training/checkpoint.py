@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from fdm.config import Precision
 from fdm.errors import UserError
 from fdm.plain import read_json
 from fdm.store import write_atomic
@@ -96,6 +97,18 @@ def resume_point(metadata: Mapping[str, str], path: Path) -> tuple[int, float, s
     raise _unfit(path, "it does not say how far the training has come")
 
 
+def resumed_precision(metadata: Mapping[str, str], path: Path) -> Precision:
+    """The precision in which a denoiser's training began, from the metadata of its state: it goes on in that one.
+
+    Raises:
+        UserError: it is not there.
+    """
+    match metadata.get("precision"):
+        case "32" | "bf16" as precision:
+            return precision
+    raise _unfit(path, "it does not say in which precision the training began")
+
+
 def _unfit(path: Path, what: str) -> UserError:
     return UserError(f"{path}: damaged checkpoint: {what}; delete it to start this run again")
 
@@ -133,6 +146,9 @@ def restore_optimizer(model: nn.Module, optimizer: Optimizer, tensors: Mapping[s
             moment = found.get(key)
             if moment is None or moment.shape != like.shape or moment.dtype != like.dtype:
                 raise _unfit(path, f"the {key} of {name!r} is missing, or of another shape or type")
-            # The step count stays on the CPU, as AdamW keeps it; the moments follow their parameter, layout included.
-            kept = moment if key == "step" else torch.empty_like(parameter).copy_(moment)
+            # Moments follow their parameter, layout included. So does the step count of a fused optimiser; others keep it on the CPU.
+            if key == "step":
+                kept = moment.to(parameter.device) if optimizer.defaults.get("fused") else moment
+            else:
+                kept = torch.empty_like(parameter).copy_(moment)
             optimizer.state[parameter][key] = kept.detach()

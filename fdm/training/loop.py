@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,14 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from fdm.config import TrainingConfig
+from fdm.config import Precision, TrainingConfig
 from fdm.data import Split, to_float
 from fdm.errors import UserError
 from fdm.experiment import Experiment
 from fdm.networks.build import build_network
 from fdm.networks.unet import NO_CLASS
-from fdm.processes import Process, build_process
+from fdm.precision import autocast, choose_precision, native_bf16
+from fdm.processes import Example, Process, build_process
 from fdm.rng import Purpose, derived_seed, step_generator, training_order
 from fdm.training.checkpoint import (
     below,
@@ -35,6 +37,7 @@ from fdm.training.checkpoint import (
     optimizer_tensors,
     restore_optimizer,
     resume_point,
+    resumed_precision,
     save_tensors,
 )
 from fdm.training.labels import training_labels
@@ -46,11 +49,23 @@ from fdm.transforms import Codec
 CALIBRATION_IMAGES = 4096
 
 
+@dataclass(frozen=True)
+class Part:
+    """States, targets, times and classes of one micro-batch."""
+
+    example: Example
+    t: Tensor
+    labels: Tensor | None
+
+
 class Trainer:
     """Model, optimiser and average of one run, and the arithmetic of one step."""
 
-    def __init__(self, experiment: Experiment, seed: int, process: Process, fabric: Fabric) -> None:
+    def __init__(
+        self, experiment: Experiment, seed: int, process: Process, fabric: Fabric, precision: Precision = "32"
+    ) -> None:
         self.config: TrainingConfig = experiment.training
+        self.precision = precision
         self.flip = experiment.dataset.flip
         self.process, self.seed, self.fabric = process, seed, fabric
         torch.manual_seed(derived_seed(seed, Purpose.INIT))
@@ -60,11 +75,15 @@ class Trainer:
         self.conditioning = experiment.conditioning
         self.average = AveragedModel(self.network, multi_avg_fn=self._update_average)
         optimizer = torch.optim.AdamW(
-            self.network.parameters(), self.config.lr, self.config.betas, weight_decay=self.config.weight_decay
+            self.network.parameters(),
+            self.config.lr,
+            self.config.betas,
+            weight_decay=self.config.weight_decay,
+            fused=True,
         )
         self.model, self.optimizer = fabric.setup(self.network, optimizer)
-        self.parts = self.config.micro_batches(fabric.world_size)
-        self._shares = torch.tensor([stage.frequency for stage in process.stages], dtype=torch.float64)
+        self.micro_batches = self.config.micro_batches(fabric.world_size)
+        self.shares = torch.tensor([stage.frequency for stage in process.stages], dtype=torch.float64)
 
     @torch.no_grad()
     def _update_average(self, averages: Sequence[Tensor], values: Sequence[Tensor], count: Tensor | int) -> None:
@@ -87,52 +106,81 @@ class Trainer:
         Args:
             labels: classes (N,) int64 of the images, where the experiment is conditional.
         """
-        config, device, rank = self.config, self.fabric.device, self.fabric.global_rank
+        stage, parts = self.prepare(step, images, labels)
+        loss = self.differentiate(step, stage, parts)
+        return stage, loss, self.update(step)
+
+    def fetch(self, step: int, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Indices of this process's rows of the batch, and those images as float."""
+        order = torch.from_numpy(training_order(self.seed, step, self.config.batch, len(images)))[self._mine]
+        return order, to_float(images[order.to(images.device)].to(self.fabric.device))
+
+    @property
+    def _mine(self) -> slice:
+        """Rows of the batch that belong to this process."""
+        share = self.config.batch // self.fabric.world_size
+        return slice(self.fabric.global_rank * share, (self.fabric.global_rank + 1) * share)
+
+    def prepare(self, step: int, images: Tensor, labels: Tensor | None = None) -> tuple[int, Iterable[Part]]:
+        """Everything before the network: the stage of a step, and this process's states and targets, made part by part."""
+        batch, device, mine = self.config.batch, self.fabric.device, self._mine
         # Drawn for the whole batch by every process, which then takes its own rows: `mine` of the batch, `rows` of those.
-        share = config.batch // self.fabric.world_size
-        mine = slice(rank * share, (rank + 1) * share)
-        draws = step_generator(self.seed, step, device)
-        stage_index = int(torch.multinomial(self._shares.to(device), 1, generator=draws))
-        stage = self.process.stages[stage_index]
-        order = torch.from_numpy(training_order(self.seed, step, config.batch, len(images)))[mine]
-        x = to_float(images[order.to(images.device)].to(device))
+        # The stage is drawn on the CPU: Python has to know it, and would wait for a GPU to say it.
+        chooser = step_generator(self.seed, step)
+        index = int(torch.multinomial(self.shares, 1, generator=chooser))
+        draws = chooser if device.type == "cpu" else step_generator(self.seed, step, device)
+        stage = self.process.stages[index]
+        order, x = self.fetch(step, images)
         if self.flip:
-            mirrored = torch.rand(config.batch, generator=draws, device=device)[mine] < 0.5
+            mirrored = torch.rand(batch, generator=draws, device=device)[mine] < 0.5
             x = torch.where(mirrored[:, None, None, None], x.flip(-1), x)
         # Stratified times: one uniform draw in each of `batch` equal parts of the stage, in image order, which is random.
-        offsets = torch.rand(config.batch, generator=draws, device=device, dtype=torch.float64)
-        t = (stage.start + stage.length * (torch.arange(config.batch, device=device) + offsets) / config.batch)[mine]
-        eps = torch.randn(config.batch, *stage.shape, generator=draws, device=device)[mine]
+        offsets = torch.rand(batch, generator=draws, device=device, dtype=torch.float64)
+        t = (stage.start + stage.length * (torch.arange(batch, device=device) + offsets) / batch)[mine]
+        eps = torch.randn(batch, *stage.shape, generator=draws, device=device)[mine]
         told: Tensor | None = None
         if self.conditioning is not None:
             assert labels is not None
             # Drawn last: stages, times and noise are those of the unconditional run.
-            hidden = torch.rand(config.batch, generator=draws, device=device)[mine] < self.conditioning.dropout
+            hidden = torch.rand(batch, generator=draws, device=device)[mine] < self.conditioning.dropout
             told = labels[order.to(labels.device)].to(device).masked_fill(hidden, NO_CLASS)
+        size = len(x) // self.micro_batches
 
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(step)
-        total = torch.zeros((), device=device)
-        micro = share // self.parts
-        for part in range(self.parts):
-            rows = slice(part * micro, (part + 1) * micro)
+        def parts() -> Iterator[Part]:
+            for start in range(0, len(x), size):
+                rows = slice(start, start + size)
+                example = self.process.example(x[rows], t[rows], index, eps[rows])
+                yield Part(example, t[rows], None if told is None else told[rows])
+
+        return index, parts()
+
+    def differentiate(self, step: int, stage: int, parts: Iterable[Part]) -> Tensor:
+        """Forward and backward passes; returns the loss (0-d), leaves the gradients with the parameters."""
+        total = torch.zeros((), device=self.fabric.device)
+        for index, part in enumerate(parts):
             # Dropout draws from the global generator: its masks belong to the micro-batch, whichever process takes that.
-            number = rank * self.parts + part
+            number = self.fabric.global_rank * self.micro_batches + index
             torch.manual_seed(derived_seed(self.seed, Purpose.STEP, step, *([number] if number else [])))
-            example = self.process.example(x[rows], t[rows], stage_index, eps[rows])
-            with self.fabric.no_backward_sync(self.model, enabled=part + 1 < self.parts):
-                output = self.model(example.z, t[rows], stage_index, None if told is None else told[rows])
-                loss = self.process.loss(output.float(), example.target, example.weight) / self.parts
+            with self.fabric.no_backward_sync(self.model, enabled=index + 1 < self.micro_batches):
+                with autocast(self.precision, self.fabric.device):
+                    output = self.model(part.example.z, part.t, stage, part.labels)
+                loss = self.process.loss(output.float(), part.example.target, part.example.weight) / self.micro_batches
                 self.fabric.backward(loss)
             total += loss.detach()
+        return total
+
+    def update(self, step: int) -> Tensor:
+        """Clip the gradients, move parameters and their average; returns the gradients' norm (0-d)."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(step)
         norm = self.fabric.clip_gradients(
-            self.model, self.optimizer, max_norm=config.grad_clip, error_if_nonfinite=False
+            self.model, self.optimizer, max_norm=self.config.grad_clip, error_if_nonfinite=False
         )
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.average.update_parameters(self.network)
         assert norm is not None
-        return stage_index, total, norm.detach()
+        return norm.detach()
 
     def save(self, path: Path, metadata: Mapping[str, str]) -> None:
         """Write everything that the next step depends on."""
@@ -197,13 +245,15 @@ def train(
     plain = build_process(experiment.method, channels, resolution, codec=codec)
     calibration = fabric.broadcast(plain.calibrate(to_float(images[:CALIBRATION_IMAGES])))
     process = build_process(experiment.method, channels, resolution, calibration, codec)
-    trainer = Trainer(experiment, seed, process, fabric)
+    precision = choose_precision(config.precision, experiment.network, native_bf16(fabric.device))
+    trainer = Trainer(experiment, seed, process, fabric, fabric.broadcast(precision))
 
     state = folder / "state.safetensors"
     start, before, logged = 0, 0.0, ""
     with ranks.together():
         if state.exists():
             tensors, metadata = load_tensors(state, identity)
+            trainer.precision = resumed_precision(metadata, state)
             trainer.load(tensors, state)
             start, before, logged = resume_point(metadata, state)
     last, first = ranks.highest(start, -start)
@@ -242,7 +292,13 @@ def train(
                 log.write()
                 trainer.save(
                     state,
-                    {"identity": identity, "step": str(step), "seconds": repr(elapsed()), "log": log.digest()},
+                    {
+                        "identity": identity,
+                        "step": str(step),
+                        "seconds": repr(elapsed()),
+                        "log": log.digest(),
+                        "precision": trainer.precision,
+                    },
                 )
 
     title = f"train {experiment.name} seed {seed}"
@@ -271,6 +327,7 @@ def train(
         "images": config.steps * config.batch,
         "seconds": elapsed(),
         "devices": ranks.count,
+        "precision": trainer.precision,
         "calibration": dict(calibration),
         "stage_steps": [sum(row.stage == stage.index for row in log.rows) for stage in process.stages],
     }

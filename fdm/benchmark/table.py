@@ -1,0 +1,165 @@
+"""The figures of `fdm benchmark` as printed tables and as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from fdm.benchmark.ceiling import Ceiling
+from fdm.benchmark.clock import Timing
+from fdm.benchmark.sampling import Sampling
+from fdm.benchmark.training import Training
+
+
+@dataclass(frozen=True)
+class Line:
+    """What was measured of one experiment.
+
+    Attributes:
+        label: its name, and the setting that was varied.
+        precision: of training.
+    """
+
+    label: str
+    resolution: int
+    precision: str
+    sampling_precision: str
+    parameters: int
+    training: Training
+    sampling: Sampling
+
+
+def print_ceilings(ceilings: Sequence[Ceiling], machine: str, console: Console) -> None:
+    """What the machine reaches with nothing around it."""
+    table = _table(f"Ceilings of {machine}", "precision", "convolution GFLOP/s", "matrix product GFLOP/s")
+    for ceiling in ceilings:
+        table.add_row(ceiling.precision, f"{ceiling.convolution / 1e9:,.0f}", f"{ceiling.matrix / 1e9:,.0f}")
+    console.print(table)
+
+
+def print_training(lines: Sequence[Line], ceilings: Sequence[Ceiling], console: Console) -> None:
+    """One row per stage."""
+    peak = {ceiling.precision: ceiling.convolution for ceiling in ceilings}
+    table = _table(
+        "Training",
+        "experiment",
+        "stage",
+        "state",
+        "share",
+        "ms / step",
+        "img/s",
+        "passes",
+        "update",
+        "prepare",
+        "of ceiling",
+        "data headroom",
+    )
+    for line in lines:
+        for stage in line.training.stages:
+            table.add_row(
+                line.label if stage.stage == 0 else "",
+                str(stage.stage),
+                "×".join(map(str, stage.shape)),
+                f"{stage.share:.0%}",
+                _milliseconds(stage.total),
+                f"{stage.images_per_second:,.1f}",
+                f"{stage.passes.over(stage.total).median:.1%}",
+                f"{stage.update.over(stage.total).median:.1%}",
+                f"{stage.overhead:.1%}",
+                f"{stage.rate / peak[line.precision]:.0%}",
+                f"{stage.headroom.median:,.0f}×",
+            )
+        if len(line.training.stages) > 1:
+            expected = line.training.seconds_per_step
+            rate = f"{line.training.stages[0].batch / expected:,.1f}"
+            overhead = f"{line.training.overhead:.1%}"
+            table.add_row("", "all", "", "", f"{expected * 1e3:,.1f}", rate, "", "", overhead, "", "")
+    console.print(table)
+
+
+def print_sampling(lines: Sequence[Line], ceilings: Sequence[Ceiling], console: Console) -> None:
+    """One row per experiment."""
+    peak = {ceiling.precision: ceiling.convolution for ceiling in ceilings}
+    table = _table(
+        "Sampling",
+        "experiment",
+        "evaluations",
+        "GFLOP / image",
+        "ms / image",
+        "network",
+        "autoencoder",
+        "noise",
+        "arithmetic",
+        "transfer",
+        "of ceiling",
+    )
+    for line in lines:
+        sampling = line.sampling
+        total = sampling.total
+
+        def share(part: Timing, total: Timing = total) -> str:
+            return f"{part.over(total).median:.1%}"
+
+        table.add_row(
+            line.label,
+            str(sampling.evaluations),
+            f"{sampling.flops / 1e9:,.2f}",
+            f"{sampling.seconds_per_image * 1e3:,.1f}",
+            share(sampling.network),
+            share(sampling.autoencoder),
+            share(sampling.noise),
+            share(sampling.arithmetic),
+            share(sampling.transfer),
+            f"{sampling.rate / peak[line.sampling_precision]:.0%}",
+        )
+    console.print(table)
+
+
+def as_dict(lines: Sequence[Line], ceilings: Sequence[Ceiling], machine: dict[str, Any]) -> dict[str, Any]:
+    """Everything that was measured, for JSON."""
+    return {
+        "machine": machine,
+        "ceilings": [vars(ceiling) for ceiling in ceilings],
+        "experiments": [
+            {
+                "label": line.label,
+                "resolution": line.resolution,
+                "precision": line.precision,
+                "sampling_precision": line.sampling_precision,
+                "parameters": line.parameters,
+                "training": {
+                    "peak_memory_bytes": line.training.peak_memory_bytes,
+                    "seconds_per_step": line.training.seconds_per_step,
+                    "overhead": line.training.overhead,
+                    "stages": [_plain(stage) for stage in line.training.stages],
+                },
+                "sampling": {
+                    **_plain(line.sampling),
+                    "seconds_per_image": line.sampling.seconds_per_image,
+                    "overhead": line.sampling.overhead,
+                },
+            }
+            for line in lines
+        ],
+    }
+
+
+def _plain(measured: Any) -> dict[str, Any]:
+    return {name: value.as_dict() if isinstance(value, Timing) else value for name, value in vars(measured).items()}
+
+
+def _milliseconds(timing: Timing) -> str:
+    low, high = timing.quartiles
+    return f"{timing.median * 1e3:,.1f} [{low * 1e3:,.1f}, {high * 1e3:,.1f}]"
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title)
+    for name in columns:
+        left = name in ("experiment", "precision", "state")
+        table.add_column(name, justify="left" if left else "right", no_wrap=left)
+    return table
