@@ -16,7 +16,7 @@ from fdm.slurm import requeue
 
 
 def test_minutes_follow_the_counted_operations() -> None:
-    digits = load_experiment("digits:ddpm")
+    digits = load_experiment("digits:ddpm", ["sampling.steps=50"])
     budget = budget_of(digits)
     for step, flops in (("train", budget.training_flops), ("sample", budget.sampling_flops)):
         seconds = flops / (THREAD_GFLOPS * 1e9)
