@@ -422,8 +422,7 @@ def benchmark(
     from fdm.device import choose
 
     _set_threads(threads)
-    changes = [*(override or ()), *([f"sampling.steps={steps}"] if steps else [])]
-    measured = chosen(experiments, changes, sweep)
+    measured = chosen(experiments, override or (), sweep, steps)
     console = Console(width=None if sys.stdout.isatty() else 180)
     measure(measured, batch, rounds, choose(device), to, console)
 

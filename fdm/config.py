@@ -189,7 +189,7 @@ class TrainingConfig(Frozen):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     grad_clip: PositiveFloat = Field(1.0, description="global gradient norm limit")
     ema: Annotated[float, Field(ge=0, lt=1)] = Field(0.999, description="decay; warmed up as min(ema, (1+n)/(10+n))")
-    precision: Annotated[Precision | Literal["auto"], BeforeValidator(str)] = Field(
+    precision: Annotated[Literal[Precision, "auto"], BeforeValidator(str)] = Field(
         "32", description="of the passes; auto: bf16 where it is faster, on this machine with this network"
     )
 

@@ -23,6 +23,7 @@ def native_bf16(device: torch.device) -> bool:
     """Whether ``device`` multiplies in bfloat16 itself: NVIDIA from Ampere on, x86 with AVX-512 BF16 or AMX."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
+    # torch has no public name for it: ``torch.backends.cpu`` tells AVX-512 from AVX2 only.
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 

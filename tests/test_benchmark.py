@@ -38,8 +38,13 @@ def test_experiments_of_suites_and_sweeps(project: Path) -> None:
             chosen(["smoke:ddpm"], [], wrong)
     file = [label for label, _ in chosen(["params/suites/smoke.yaml"], [], None)]
     assert file == labels and chosen(["ablations:blur-diffusion+log-0.6"], [], None)[0][0] == "blur-diffusion+log-0.6"
-    with pytest.raises(UserError, match="2 steps cannot cover 3 stages"):
-        chosen(["smoke"], ["sampling.steps=2"], None)
+    with pytest.raises(UserError, match="--steps 2: fdm-ds-3: 2 steps cannot cover 3 stages"):
+        chosen(["smoke"], [], None, 2)
+    # Its network belongs to 100 steps, which an override may not change alone.
+    ((_, ihdm),) = chosen(["speed:ihdm"], [], None, 8)
+    assert ihdm.sampling.steps == 8
+    with pytest.raises(UserError, match="ihdm takes the 100 steps"):
+        chosen(["speed:ihdm"], ["sampling.steps=8"], None)
     with pytest.raises(UserError, match="chanels"):
         chosen(["smoke:ddpm"], [], "network.chanels=8,16")
 

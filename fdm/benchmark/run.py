@@ -20,12 +20,19 @@ from fdm.device import device_name, reset_peak_memory
 from fdm.errors import UserError
 from fdm.experiment import Experiment, load_experiment, load_suite
 from fdm.precision import choose_precision, native_bf16
+from fdm.processes import build_process
 from fdm.report.style import drawing, save
 from fdm.store import write_json
 
 
-def chosen(references: Sequence[str], overrides: Sequence[str], sweep: str | None) -> list[tuple[str, Experiment]]:
-    """Labels and experiments: every SUITE:NAME and all of every SUITE (a name or a file), at each value of ``sweep`` ("KEY=VALUE,VALUE,…").
+def chosen(
+    references: Sequence[str], overrides: Sequence[str], sweep: str | None, steps: int | None = None
+) -> list[tuple[str, Experiment]]:
+    """Labels and experiments: every SUITE:NAME and all of every SUITE (a name or a file), at each value of ``sweep``.
+
+    Args:
+        sweep: "KEY=VALUE,VALUE,…".
+        steps: evaluations of the sampler, where they are not those of each sampling.
 
     Raises:
         UserError: there is no such experiment, or a setting does not exist or does not fit.
@@ -34,11 +41,23 @@ def chosen(references: Sequence[str], overrides: Sequence[str], sweep: str | Non
     for reference in references:
         names += [reference] if ":" in reference else [f"{reference}:{n}" for n in load_suite(reference).experiments]
     return [
-        (f"{_short(name)}{f' · {change}' if change else ''}", load_experiment(name, changes))
+        (f"{_short(name)}{f' · {change}' if change else ''}", _at_steps(load_experiment(name, changes), steps))
         for name in names
         for change in _changes(sweep)
         for changes in [[*overrides, *([change] if change else [])]]
     ]
+
+
+def _at_steps(experiment: Experiment, steps: int | None) -> Experiment:
+    """With another number of evaluations. No override: a network that belongs to one number of steps can be timed at others, too."""
+    if steps is None:
+        return experiment
+    process = build_process(experiment.method, experiment.dataset.channels, experiment.dataset.resolution)
+    try:
+        process.at_steps(steps).plan(steps, experiment.sampling.spacing)
+    except ValueError as error:
+        raise UserError(f"--steps {steps}: {experiment.name}: {error}") from None
+    return experiment.model_copy(update={"sampling": experiment.sampling.model_copy(update={"steps": steps})})
 
 
 def _short(reference: str) -> str:
@@ -92,7 +111,7 @@ def benchmark(
     console.print(
         "Medians, with quartiles in brackets. Prepare: batch, noise, transforms, targets. Update: clipping, optimiser, average. "
         "Of ceiling: FLOP/s of the network over those of the best convolution above, in the same precision. Data headroom: "
-        "batches fetched in the time of one step.",
+        "batches fetched in the time of one step. Peak: memory of the card during the experiment; on a CPU, of the whole process so far.",
         highlight=False,
     )
     if to:

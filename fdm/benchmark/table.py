@@ -57,6 +57,7 @@ def print_training(lines: Sequence[Line], ceilings: Sequence[Ceiling], console: 
         "prepare",
         "of ceiling",
         "data headroom",
+        "peak MiB",
     )
     for line in lines:
         for stage in line.training.stages:
@@ -72,12 +73,13 @@ def print_training(lines: Sequence[Line], ceilings: Sequence[Ceiling], console: 
                 f"{stage.overhead:.1%}",
                 f"{stage.rate / peak[line.precision]:.0%}",
                 f"{stage.headroom.median:,.0f}×",
+                f"{line.training.peak_memory_bytes / 2**20:,.0f}" if stage.stage == 0 else "",
             )
         if len(line.training.stages) > 1:
             expected = line.training.seconds_per_step
             rate = f"{line.training.stages[0].batch / expected:,.1f}"
             overhead = f"{line.training.overhead:.1%}"
-            table.add_row("", "all", "", "", f"{expected * 1e3:,.1f}", rate, "", "", overhead, "", "")
+            table.add_row("", "all", "", "", f"{expected * 1e3:,.1f}", rate, "", "", overhead, "", "", "")
     console.print(table)
 
 
