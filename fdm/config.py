@@ -261,6 +261,9 @@ class EvaluationConfig(Frozen):
     kid_subsets: Size = 100
     kid_subset_size: Size = 1000
     neighbours: Size = Field(3, description="k of precision and recall")
+    clean: bool = Field(
+        True, description="clean-fid's distance too: a second pass of inception-v3, over images resized its way"
+    )
 
     @model_validator(mode="after")
     def _unique(self) -> EvaluationConfig:

@@ -260,6 +260,22 @@ def test_one_seed_marks_nothing_and_says_so(built: Path) -> None:
     assert "One seed per method" in (target / "index.html").read_text()
 
 
+def test_one_seed_has_an_interval_over_its_samples_that_marks_no_winner(place: Path) -> None:
+    results = make_results(place)
+    for path in results.rglob("metrics.json"):
+        edit(path, lambda content: content["features"]["efficientnet-lite0"].update(frechet_distance_se=0.5))
+    target = build("demo", results, place / "reports/demo").parent
+    text = (target / "tables/main.md").read_text()
+    assert text.count("± 1.0 †") == 3
+    assert "**" not in text
+    assert "95 % interval over its samples alone" in (target / "index.html").read_text()
+    column = "efficientnet-lite0/frechet_distance"
+    for row in rows_of(target / "tables/main.csv").values():
+        assert float(row[f"{column}_high"]) - float(row[column]) == pytest.approx(0.98)
+        assert f"{column}_se" not in row
+    assert all(row[f"{column}_se"] == "0.5" for row in rows_of(target / "tables/runs.csv").values())
+
+
 def test_only_inception_features_are_called_fid(built: Path, place: Path) -> None:
     text = (built / "reports/demo/index.html").read_text()
     assert "Fréchet distance (EfficientNet-Lite0)" in text and "FID" not in re.sub(r"base64,[\w+/=]+", "", text)

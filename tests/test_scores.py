@@ -24,6 +24,7 @@ from fdm.evaluation.scores import (
     frechet_agreement,
     frechet_distance,
     frechet_distance_clean,
+    frechet_standard_error,
     kernel_distance,
     precision_recall,
     score,
@@ -113,6 +114,18 @@ def test_a_set_is_at_no_distance_from_itself_in_any_order() -> None:
     assert precision_recall(a, shuffled, SMALL) == {"precision": 1.0, "recall": 1.0}
     assert frechet_distance(shuffled, b) == pytest.approx(frechet_distance(a, b), rel=1e-10)
     assert precision_recall(shuffled, b, SMALL) == pytest.approx(precision_recall(a, b, SMALL), abs=1e-12)
+
+
+@pytest.mark.parametrize("dead", [0, 2])
+def test_standard_error_is_that_of_a_bootstrap_over_samples(dead: int) -> None:
+    rng = np.random.default_rng(3)
+    mix = rng.standard_normal((8, 8))
+    real = rng.standard_normal((2000, 8)) @ mix
+    fake = rng.standard_normal((400, 8)) @ (mix * rng.uniform(0.6, 1.4, 8)) + 0.3
+    real[:, :dead] = fake[:, :dead] = 0
+    resampled = [frechet_distance(fake[rng.integers(0, 400, 400)], real) for _ in range(300)]
+    # 300 resamples know their own deviation to 4 %.
+    assert frechet_standard_error(fake, real) == pytest.approx(np.std(resampled), rel=0.15)
 
 
 # --- KID, precision, recall ---------------------------------------------------------------------------------------
@@ -222,12 +235,18 @@ def test_only_inception_gives_fid(cheap: list[str], tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     result = scored(digits(0, 150), digits(150, 200), config, tmp_path, progress=lambda *now: seen.append(now))
     common = {"kid_mean", "kid_std", "precision", "recall"}
-    assert set(result["inception-v3"]) == common | {"fid", "fid_clean"}
-    assert set(result["efficientnet-lite0"]) == common | {"frechet_distance"}
+    assert set(result["inception-v3"]) == common | {"fid", "fid_se", "fid_clean"}
+    assert set(result["efficientnet-lite0"]) == common | {"frechet_distance", "frechet_distance_se"}
     assert all(isinstance(value, float) for row in result.values() for value in row.values())
     assert seen[-1] == (3 * 350, 3 * 350)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
     assert result["inception-v3"]["fid"] == pytest.approx(result["inception-v3"]["fid_clean"], rel=1e-6)
+
+
+def test_the_second_pass_of_inception_can_be_left_out(cheap: list[str], tmp_path: Path) -> None:
+    config = SMALL.model_copy(update={"features": ("inception-v3",), "clean": False})
+    assert "fid_clean" not in scored(digits(0, 150), digits(150, 200), config, tmp_path)["inception-v3"]
+    assert set(cheap) == {"inception-v3"}
 
 
 def test_features_are_computed_once_and_checked(cheap: list[str], tmp_path: Path) -> None:

@@ -30,6 +30,8 @@ VERSION = 1  # of everything below that moves a feature: layer, input, weights; 
 BATCH = 50
 LITE0_SIDE = 96  # pixels
 LITE0_BLOCKS = 5  # of 7
+FORMAT = torch.channels_last
+"""Of Inception-v3's weights: 1.65 times as fast on a CPU, features change by 1e-6 of the largest."""
 
 
 def load(name: Name, downloads: Path, device: str) -> Embed:
@@ -144,7 +146,7 @@ def _lite0(downloads: Path, device: torch.device) -> Embed:
 
 def _inception(downloads: Path, device: torch.device) -> Embed:
     """torch-fidelity's pipeline, TensorFlow's bilinear resizing to 299 px included."""
-    network = inception_network(inception_weights(downloads)).to(device)
+    network = inception_network(inception_weights(downloads)).to(device, memory_format=FORMAT)
     return lambda images: network(images.to(device))[0]
 
 
@@ -158,7 +160,7 @@ def _inception_clean(downloads: Path, device: torch.device) -> Embed:
     network = inception_network(inception_weights(downloads))
     resize = build_resizer("clean")
     # torch-fidelity's forward() wants uint8 and resizes itself, so its layers are applied one after the other here.
-    layers = nn.Sequential(*list(network.children())[:-1], nn.Flatten()).to(device)
+    layers = nn.Sequential(*list(network.children())[:-1], nn.Flatten()).to(device).to(memory_format=FORMAT)
 
     def embed(images: Tensor) -> Tensor:
         resized = np.stack([resize(image) for image in images.permute(0, 2, 3, 1).numpy()])

@@ -70,8 +70,9 @@ def score(
         downloads: folder for the Inception-v3 weights.
 
     Returns:
-        ``{<network>: {<score>: value}}`` with ``fid`` and ``fid_clean`` for ``inception-v3``, ``frechet_distance`` for
-        any other network, and ``kid_mean``, ``kid_std``, ``precision``, ``recall`` for both.
+        ``{<network>: {<score>: value}}`` with ``fid``, ``fid_se`` and (``config.clean``) ``fid_clean`` for ``inception-v3``,
+        ``frechet_distance`` and ``frechet_distance_se`` for any other network, and ``kid_mean``, ``kid_std``, ``precision``,
+        ``recall`` for both.
 
     Raises:
         UserError: images do not fit together, there are too few of them, or weights cannot be had. Counts are checked
@@ -91,8 +92,8 @@ def score(
     for name in config.features:
         fake, real = both(name)
         distance = "fid" if name == "inception-v3" else "frechet_distance"
-        scores = {distance: frechet_distance(fake, real)}
-        if name == "inception-v3":
+        scores = {distance: frechet_distance(fake, real), f"{distance}_se": frechet_standard_error(fake, real)}
+        if name == "inception-v3" and config.clean:
             scores["fid_clean"] = frechet_distance_clean(*both("inception-v3-clean"))
         result[name] = scores | kernel_distance(fake, real, config) | precision_recall(fake, real, config)
     return result
@@ -105,7 +106,7 @@ def _check(samples: Kept, reference: Kept, config: EvaluationConfig) -> None:
 
 
 def _passes(config: EvaluationConfig) -> list[Name]:
-    clean: list[Name] = ["inception-v3-clean"] if "inception-v3" in config.features else []
+    clean: list[Name] = ["inception-v3-clean"] if config.clean and "inception-v3" in config.features else []
     return [*config.features, *clean]
 
 
@@ -141,6 +142,31 @@ def frechet_distance_clean(a: Features, b: Features) -> float:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # sqrtm's deprecated argument, and its remark on features that are always zero
         return float(distance(first.mean, first.covariance, second.mean, second.covariance))
+
+
+def frechet_standard_error(fake: Features, real: Features) -> float:
+    """Standard error of the Fréchet distance over draws of the samples, the reference (and the model) held fixed.
+
+    By the delta method, the limit of a bootstrap over samples (Efron 1981, infinitesimal jackknife). With moments (μ, Σ) of the samples
+    and (m, R) of the reference, sample x moves the distance by ψ(x)/N, where for d = x − μ
+
+        ψ = 2 (μ − m)·d + dᵀ(I − A) d − E[…],   A = R^½ (R^½ Σ R^½)^−½ R^½,
+
+    the map that transports the first Gaussian to the second.
+
+    Args:
+        fake: features of N samples, (N, D).
+        real: features of the reference, (M, D).
+    """
+    first, second = statistics_of(fake), statistics_of(real)
+    values, vectors = np.linalg.eigh(second.covariance)
+    root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
+    values, vectors = np.linalg.eigh(root @ first.covariance @ root)
+    kept = values > values[-1] * len(values) * np.finfo(np.float64).eps  # features that are always zero have none
+    d = _float64(fake).numpy() - first.mean
+    transported = d @ (root @ (vectors[:, kept] * values[kept] ** -0.25))
+    moves = 2 * d @ (first.mean - second.mean) + (d**2).sum(axis=1) - (transported**2).sum(axis=1)
+    return float(moves.std(ddof=1) / np.sqrt(len(moves)))
 
 
 def frechet_agreement(a: Features, b: Features) -> float:

@@ -14,6 +14,9 @@ from fdm.report.table import Cell, Header, Row, Table
 
 BASELINE = "ddpm"
 MEAN = "mean over seeds"
+Z95 = 1.96
+SAMPLES_ONLY = "†"
+"""Marks an interval over the samples of one run, which leaves out what another training would change."""
 NETWORKS = {"inception-v3": "Inception-v3", "efficientnet-lite0": "EfficientNet-Lite0"}
 Better = Literal["low", "high"]
 Item = TypeVar("Item")
@@ -30,6 +33,8 @@ class Column:
     group: str = ""
     better: Better | None = None
     relative: bool = False
+    error: Source | None = None
+    """Standard error over the samples of one run; it gives an interval where there is one seed."""
 
 
 def network_title(network: str) -> str:
@@ -57,8 +62,9 @@ def score_columns(results: Results) -> list[Column]:
         present = _union(run.metrics.features.get(network, {}) for run in results.runs)
         # A score of a later version has no entry above; it is shown under its own name, without a claim of direction.
         for score in sorted(present, key=lambda name: list(known).index(name) if name in known else len(known)):
-            if score == "kid_std":  # spread over subsets, not over seeds; it stands in the table of runs
+            if score == "kid_std" or score.endswith("_se"):  # not over seeds; they stand in the table of runs
                 continue
+            error = f"{score}_se" if f"{score}_se" in present else None
             label, kind, better = known.get(score, (score, "score", None))
             if score == "frechet_distance":
                 label = f"Fréchet distance ({network_title(network)})"
@@ -70,6 +76,7 @@ def score_columns(results: Results) -> list[Column]:
                     score_source(network, score),
                     f"{network_title(network)} features",
                     better,
+                    error=score_source(network, error) if error else None,
                 )
             )
     return columns
@@ -77,6 +84,7 @@ def score_columns(results: Results) -> list[Column]:
 
 def main_table(results: Results) -> Table:
     """One row per experiment: scores and what a sample costs."""
+    scores = score_columns(results)
     cost = [
         Column("parameters", "Parameters", "count", Source("cost.json", "parameters"), "network"),
         Column(
@@ -105,11 +113,11 @@ def main_table(results: Results) -> Table:
         results,
         "main",
         "Quality and cost",
-        f"Scores of {samples} samples per run against {references}. {_seeds_sentence(results)} Lower is better for "
+        f"Scores of {samples} samples per run against {references}. {_seeds_sentence(results)}{_error_sentence(results, scores)} Lower is better for "
         "distances and KID (mean over random subsets), higher for precision and recall. FLOPs count a "
         "multiply-add as two and cover all network evaluations of one sample, and the decoding of a latent. Peak memory while sampling: the "
         "device's on a GPU, the whole process's elsewhere." + _relative_sentence(results),
-        score_columns(results) + cost,
+        scores + cost,
     )
 
 
@@ -192,10 +200,13 @@ def _build(results: Results, name: str, title: str, caption: str, columns: Seque
     grid = [[_present(column.value(run) for run in method.runs) for column in columns] for method in results.methods]
     base = next((row for method, row in zip(results.methods, grid, strict=True) if method.name == BASELINE), None)
     estimates: list[list[Estimate | None]] = []
-    for values in grid:
+    for method, values in zip(results.methods, grid, strict=True):
         line: list[Estimate | None] = []
         for j, column in enumerate(columns):
-            if column.relative and base is not None and values[j] and base[j]:
+            error = column.error(method.runs[0]) if column.error and len(method.runs) == 1 else None
+            if error is not None and values[j]:
+                line.append(Estimate(values[j][0], Z95 * error, 1))
+            elif column.relative and base is not None and values[j] and base[j]:
                 line.append(Estimate(estimate(values[j]).mean / estimate(base[j]).mean, None, 1))
             else:
                 line.append(estimate(values[j]) if values[j] and not column.relative else None)
@@ -206,6 +217,10 @@ def _build(results: Results, name: str, title: str, caption: str, columns: Seque
         how = scale([value.mean for value in own if value], column.kind)
         winner = _winner(own, column.better)
         origin = Origin((column.value,), MEAN)
+        if column.error and any(value and value.count == 1 and value.half for value in own):
+            origin = Origin(
+                (column.value, column.error), f"{MEAN}; ± with one seed: {Z95:.2f} standard errors over samples"
+            )
         if column.relative:
             origin = Origin((column.value,), f"ratio of the means over seeds to that of {BASELINE}", BASELINE)
         headers.append(_header(column, how))
@@ -220,7 +235,7 @@ def _build(results: Results, name: str, title: str, caption: str, columns: Seque
 def _winner(values: Sequence[Estimate | None], better: Better | None) -> int | None:
     """Row whose whole interval lies beyond all others; None if seeds do not support one."""
     present = [value for value in values if value is not None]
-    if better is None or len(present) < 2 or any(value.half is None for value in present):
+    if better is None or len(present) < 2 or any(value.half is None or value.count == 1 for value in present):
         return None
     sign = 1 if better == "low" else -1
     best = min(present, key=lambda value: sign * value.mean)
@@ -235,7 +250,8 @@ def _printed(value: Estimate | None, how: Scale, best: bool, origin: Origin) -> 
     spread = how.text(value.half) if value.half else ""
     if spread and not spread.strip("0."):
         spread = "<" + how.text(how.divisor * 10.0**-how.decimals)
-    return Cell(how.text(value.mean), value, f"± {spread}" if spread else "", best, origin)
+    mark = f" {SAMPLES_ONLY}" if value.count == 1 else ""
+    return Cell(how.text(value.mean), value, f"± {spread}{mark}" if spread else "", best, origin)
 
 
 def _cell(values: Iterable[float | None], how: Scale, origin: Origin) -> Cell:
@@ -256,6 +272,13 @@ def _relative(results: Results, key: str, label: str, value: Source) -> list[Col
 def _relative_sentence(results: Results) -> str:
     here = any(method.name == BASELINE for method in results.methods)
     return f" Relative to {BASELINE}: the ratio of the means." if here else ""
+
+
+def _error_sentence(results: Results, columns: Iterable[Column]) -> str:
+    single = [method.runs[0] for method in results.methods if len(method.runs) == 1]
+    if not any(column.error and column.error(run) is not None for column in columns for run in single):
+        return ""
+    return f" {SAMPLES_ONLY}: one seed, 95 % interval over its samples alone; another training would differ by more."
 
 
 def _seeds_sentence(results: Results) -> str:
