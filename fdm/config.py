@@ -235,7 +235,11 @@ class SamplingConfig(Frozen):
     clip: bool = Field(
         False, description="clip predicted signals to [-1, 1]: needed where eps is predicted, a bias elsewhere"
     )
-    batch: Size = Field(64, description="images per network call; results do not depend on it")
+    batch: Size = Field(64, description="images drawn together; results do not depend on it")
+    micro_batch: Size | None = Field(
+        None,
+        description="images per network call at full resolution, and as many more as a stage is smaller, up to batch; default: batch",
+    )
     precision: Annotated[Precision, BeforeValidator(str)] = Field(
         "32", description="of the network; samples in bf16 are slightly others"
     )

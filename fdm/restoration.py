@@ -28,9 +28,8 @@ from fdm.processes import build_process
 from fdm.progress import Progress
 from fdm.records import complete
 from fdm.runs import Run
-from fdm.sampling.classes import class_cycle
 from fdm.sampling.conditional import Reverse, require_plain
-from fdm.sampling.sampler import class_denoiser, network_denoiser
+from fdm.sampling.sampler import denoiser_of, network_denoiser
 from fdm.sampling.solvers import build_solver
 from fdm.sources import source_version
 from fdm.store import export, exported, finished, locked, run_folder, sweep, write_atomic
@@ -250,12 +249,11 @@ def reverse_of(run: Run) -> Reverse:
     network, process = run.model()
     sampling, device = run.experiment.sampling, run.torch_device
     plan = process.plan(sampling.steps, sampling.spacing)
-    cycle = class_cycle(sampling, run.experiment.classes)
-    told = class_denoiser(network, device, cycle, sampling.guidance, sampling.precision)
+    told = denoiser_of(run.experiment, network, device)
     denoise = network_denoiser(network, device, precision=sampling.precision)
     return Reverse(process, denoise, build_solver(sampling), plan, run.seed, sampling.clip, device, told=told)
 
 
 def _steps(run: Run) -> dict[str, Any]:
     """The sampling settings that shape an image."""
-    return run.experiment.sampling.model_dump(mode="json", exclude={"batch", "count"})
+    return run.experiment.sampling.model_dump(mode="json", exclude={"batch", "micro_batch", "count"})

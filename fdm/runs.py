@@ -31,7 +31,7 @@ from fdm.processes import Process, build_process
 from fdm.progress import Progress
 from fdm.records import complete, make_record
 from fdm.sampling.classes import class_cycle
-from fdm.sampling.sampler import class_denoiser
+from fdm.sampling.sampler import denoiser_of
 from fdm.sampling.shards import draw_shard, finished_parts, merge_parts, shard_finished
 from fdm.shards import check_shard, shard_range
 from fdm.sources import source_version
@@ -125,8 +125,8 @@ class Run:
 
     @cached_property
     def sample_identity(self) -> str:
-        """Covers the training and how samples are drawn; the batch size does not change them."""
-        sampling = self.experiment.sampling.model_dump(mode="json", exclude={"batch"})
+        """Covers the training and how samples are drawn; batch sizes do not change them."""
+        sampling = self.experiment.sampling.model_dump(mode="json", exclude={"batch", "micro_batch"})
         return identity(self.train_identity, sampling, self.sources["sample"])
 
     @cached_property
@@ -225,7 +225,7 @@ class Run:
                 cycle = class_cycle(config, self.experiment.classes)
                 if not shard_finished(config, wanted, folder):
                     network, process = self.model()
-                    denoiser = class_denoiser(network, self.torch_device, cycle, config.guidance, config.precision)
+                    denoiser = denoiser_of(self.experiment, network, self.torch_device)
                     title = f"sample {self.experiment.name} seed {self.seed} {_name(shard, shards)}".rstrip()
                     draw_shard(process, denoiser, config, self.seed, wanted, folder, self.torch_device, title)
                 if shards > 1:

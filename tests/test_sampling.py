@@ -83,6 +83,27 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[range]:
     return calls
 
 
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_micro_batches_are_level_over_stages_and_change_no_output(project: Path, guidance: float) -> None:
+    changes = [f"sampling.guidance={guidance}", "conditioning={classes: 10}"]
+    whole, parts = (load_experiment("smoke:fdm-ds-3", [*changes, *more]) for more in ([], ["sampling.micro_batch=2"]))
+    process = build_process(whole.method, 1, 8)
+    torch.manual_seed(0)
+    network = UNet(whole.network, 8, process.stages, classes=10).eval()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    calls: list[int] = []
+    network.register_forward_pre_hook(lambda _, given: calls.append(len(given[0])))
+    for stage, sizes in ((0, [2] * 5 + [1]), (1, [8, 3]), (2, [11])):
+        z = torch.randn(11, *process.stages[stage].shape)
+        with torch.inference_mode():
+            expected = sampler.denoiser_of(whole, network, torch.device("cpu"))(range(11))(z, 0.5, stage)
+            calls.clear()
+            found = sampler.denoiser_of(parts, network, torch.device("cpu"))(range(11))(z, 0.5, stage)
+        assert calls == [whole.sampling.passes * size for size in sizes]
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
 def forget_samples() -> None:
     for folder in Path("work").glob("sample-*"):
         shutil.rmtree(folder)

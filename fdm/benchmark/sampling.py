@@ -16,8 +16,7 @@ from fdm.device import stopwatch
 from fdm.evaluation.cost import flops_per_evaluation, sampling_flops
 from fdm.processes import Move
 from fdm.rng import sample_noise
-from fdm.sampling.classes import class_cycle
-from fdm.sampling.sampler import class_denoiser, draw
+from fdm.sampling.sampler import denoiser_of, draw
 from fdm.sampling.solvers import build_solver
 
 
@@ -70,9 +69,7 @@ def measure_sampling(subject: Subject, rounds: int) -> Sampling:
     network = subject.network.eval()
     process = process.at_steps(config.steps)
     plan, solver, batch = process.plan(config.steps, config.spacing), build_solver(config), len(subject.images)
-    denoise = class_denoiser(
-        network, device, class_cycle(config, experiment.classes), config.guidance, config.precision
-    )(range(batch))
+    denoise = denoiser_of(experiment, network, device)(range(batch))
     spent = dict.fromkeys(("network", "autoencoder"), 0.0)
 
     def timed_codec(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

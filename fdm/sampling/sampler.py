@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fdm.config import Precision
+from fdm.experiment import Experiment
 from fdm.networks.unet import NO_CLASS
 from fdm.precision import autocast
 from fdm.processes import Event, Move, Process
 from fdm.rng import sample_noise
-from fdm.sampling.classes import classes_of
+from fdm.sampling.classes import class_cycle, classes_of
 from fdm.sampling.solvers import Denoiser, Solver, State
 from fdm.store import write_atomic
 
@@ -31,20 +33,27 @@ def network_denoiser(
     labels: Int[Tensor, " b"] | None = None,
     guidance: float = 1.0,
     precision: Precision = "32",
+    pixels: int | None = None,
 ) -> Denoiser:
     """The network as the solver calls it: one time for the whole batch.
 
     Args:
+        pixels: of all states of one call of the network, at most; None for the whole batch at once. Memory then is level over the
+            stages, and small stages still fill the machine.
         labels: class of each sample of the batch; None evaluates an unconditional network, or a conditional one without class.
         guidance: w of uncond + w (cond - uncond), which is valid for every target because all are affine in the data
             for a given state. [CFG] w = 1 and w = 0 evaluate one of the two alone, anything else both in one doubled batch.
     """
 
     def denoise(z: Tensor, t: float, stage: int) -> Tensor:
+        size = max(1, pixels // (z.shape[2] * z.shape[3])) if pixels else len(z)
         with autocast(precision, torch.device(device)):
-            return evaluate(z, t, stage)
+            if size >= len(z):
+                return evaluate(z, t, stage, labels)
+            told = repeat(None) if labels is None else labels.split(size)
+            return torch.cat([evaluate(part, t, stage, own) for part, own in zip(z.split(size), told, strict=False)])
 
-    def evaluate(z: Tensor, t: float, stage: int) -> Tensor:
+    def evaluate(z: Tensor, t: float, stage: int, labels: Tensor | None) -> Tensor:
         times = torch.full((len(z),), t, dtype=torch.float32, device=device)
         output: Tensor
         if labels is None or guidance == 0:
@@ -66,14 +75,25 @@ def class_denoiser(
     cycle: Sequence[int],
     guidance: float,
     precision: Precision = "32",
+    pixels: int | None = None,
 ) -> Callable[[Sequence[int]], Denoiser]:
     """Global sample indices -> their denoiser: sample i has class ``cycle[i mod len]``, or none where the cycle is empty."""
 
     def denoiser(samples: Sequence[int]) -> Denoiser:
         labels = torch.tensor(classes_of(cycle, samples), device=device) if cycle else None
-        return network_denoiser(network, device, labels, guidance, precision)
+        return network_denoiser(network, device, labels, guidance, precision, pixels)
 
     return denoiser
+
+
+def denoiser_of(
+    experiment: Experiment, network: torch.nn.Module, device: torch.device
+) -> Callable[[Sequence[int]], Denoiser]:
+    """``class_denoiser`` with the classes, guidance, precision and micro-batches of an experiment's sampling."""
+    config = experiment.sampling
+    pixels = config.micro_batch and config.micro_batch * experiment.dataset.resolution**2
+    cycle = class_cycle(config, experiment.classes)
+    return class_denoiser(network, device, cycle, config.guidance, config.precision, pixels)
 
 
 @torch.inference_mode()
