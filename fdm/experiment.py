@@ -135,6 +135,7 @@ class Experiment(Frozen):
 class _SuiteEntry(Frozen):
     method: Name
     title: str | None = None
+    seeds: tuple[Seed, ...] | None = Field(default=None, min_length=1)
     overrides: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -158,9 +159,15 @@ class Suite(Frozen):
 
     name: str
     title: str
-    seeds: tuple[int, ...]
+    seeds: dict[str, tuple[int, ...]]
+    """Of each experiment: its own, or those of the suite."""
     experiments: dict[str, Experiment]
     ablations: dict[str, Ablation]
+
+    @property
+    def runs(self) -> list[tuple[str, int]]:
+        """Experiments with their seeds."""
+        return [(name, seed) for name, seeds in self.seeds.items() for seed in seeds]
 
 
 def load_suite(suite: str, overrides: Sequence[str] = ()) -> Suite:
@@ -177,7 +184,7 @@ def load_suite(suite: str, overrides: Sequence[str] = ()) -> Suite:
     return Suite(
         name=path.stem,
         title=file.title,
-        seeds=file.seeds,
+        seeds={name: entry.seeds or file.seeds for name, entry in file.experiments.items()},
         experiments={name: _resolve(path, file, name, overrides) for name in file.experiments},
         ablations=file.ablations,
     )

@@ -189,7 +189,7 @@ def dropped_results(results: Path) -> list[Path]:
             if experiment.name not in suite.experiments:
                 found.append(experiment)
             else:
-                wanted = {f"seed{seed}" for seed in suite.seeds}
+                wanted = {f"seed{seed}" for seed in suite.seeds[experiment.name]}
                 seeds = sorted(path for path in experiment.iterdir() if path.name.startswith(("seed", TRASH)))
                 found += [path for path in seeds if path.name not in wanted]
     return found

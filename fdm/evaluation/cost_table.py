@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -73,11 +73,15 @@ def lines_of(experiments: Sequence[Experiment], rate: Rate | None) -> list[Line]
     return lines
 
 
-def total_hours(lines: Sequence[Line]) -> float:
-    """All runs of one seed; an autoencoder that several share is trained once. Pretrainings that were not timed are left out."""
-    shared = {line.budget.autoencoder.key: line.pretraining for line in lines if line.budget.autoencoder}
+def total_hours(lines: Sequence[Line], seeds: Mapping[str, Sequence[int]] | None = None) -> float:
+    """All runs, by default of one seed; an autoencoder that several share is trained once for each seed.
+
+    Pretrainings that were not timed are left out.
+    """
+    runs = [(line, seed) for line in lines for seed in (seeds[line.budget.experiment.name] if seeds else (0,))]
+    shared = {(line.budget.autoencoder.key, seed): line.pretraining for line, seed in runs if line.budget.autoencoder}
     pretraining = sum(hours for hours in shared.values() if hours == hours)
-    return pretraining + sum(line.training + line.sampling for line in lines)
+    return pretraining + sum(line.training + line.sampling for line, _ in runs)
 
 
 def print_cost(reference: str | None, overrides: Sequence[str], rate: Rate | None, console: Console) -> None:
@@ -93,12 +97,11 @@ def print_cost(reference: str | None, overrides: Sequence[str], rate: Rate | Non
     if ":" in reference or reference.endswith((".yaml", ".yml")):
         experiment = load_experiment(reference, overrides)
         _print_stages(budget_of(experiment), console)
-        _print_experiments(f"{reference}, one seed", [experiment], 1, rate, console)
+        _print_experiments(f"{reference}, one seed", [experiment], {experiment.name: (0,)}, rate, console)
         return
     suite = load_suite(reference, overrides)
-    _print_experiments(
-        f"Suite {suite.name}: {suite.title}", list(suite.experiments.values()), len(suite.seeds), rate, console
-    )
+    experiments = list(suite.experiments.values())
+    _print_experiments(f"Suite {suite.name}: {suite.title}", experiments, suite.seeds, rate, console)
 
 
 def _print_stages(budget: Budget, console: Console) -> None:
@@ -122,7 +125,11 @@ def _print_stages(budget: Budget, console: Console) -> None:
 
 
 def _print_experiments(
-    title: str, experiments: Sequence[Experiment], seeds: int, rate: Rate | None, console: Console
+    title: str,
+    experiments: Sequence[Experiment],
+    seeds: Mapping[str, Sequence[int]],
+    rate: Rate | None,
+    console: Console,
 ) -> None:
     lines = lines_of(experiments, rate)
     table = _table(
@@ -154,8 +161,8 @@ def _print_experiments(
         )
     console.print(table)
     total = f"{_time(total_hours(lines))} a seed"
-    if seeds > 1:
-        total += f", {_time(total_hours(lines) * seeds)} for {seeds} seeds"
+    if (runs := sum(map(len, seeds.values()))) > len(lines):
+        total += f", {_time(total_hours(lines, seeds))} for all {runs} runs"
     console.print(f"Total: {total}; an autoencoder that several experiments share is counted once.", highlight=False)
     _assumptions(rate, console)
 
@@ -167,17 +174,17 @@ def _print_suites(suites: Sequence[Suite], rate: Rate | None, console: Console) 
     for suite in suites:
         lines = lines_of(list(suite.experiments.values()), rate)
         budgets = [line.budget for line in lines]
-        seeds = len(suite.seeds)
+        counts = [len(suite.seeds[budget.experiment.name]) for budget in budgets]
         images = {budget.training_images for budget in budgets}
         table.add_row(
             suite.name,
             " / ".join(map(str, sorted({budget.experiment.dataset.resolution for budget in budgets}))),
-            str(seeds * len(lines)),
+            str(len(suite.runs)),
             " – ".join(map(_si, sorted({min(images), max(images)}))),
-            _si(seeds * sum(budget.training_flops for budget in budgets)),
-            _si(seeds * sum(budget.sampling_flops for budget in budgets)),
+            _si(sum(count * budget.training_flops for count, budget in zip(counts, budgets, strict=True))),
+            _si(sum(count * budget.sampling_flops for count, budget in zip(counts, budgets, strict=True))),
             _si(max(budget.memory_bytes for budget in budgets)) + "B",
-            _time(seeds * total_hours(lines)),
+            _time(total_hours(lines, suite.seeds)),
         )
     console.print(table)
     _assumptions(rate, console)

@@ -254,7 +254,7 @@ def load(suite: str, results: Path, plan: Plan) -> Results:
                 f"{results / name}: experiment {name!r} of suite {suite!r} has no run; "
                 "train, sample and evaluate it first"
             )
-        missing = sorted(set(plan.seeds) - {run.seed for run in runs})
+        missing = sorted(set(plan.seeds.get(name, ())) - {run.seed for run in runs})
         if missing:
             warnings.append(f"{name}: no run for seed {', '.join(map(str, missing))}.")
         config = runs[0].manifest.experiment

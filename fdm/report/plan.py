@@ -22,7 +22,7 @@ class Plan:
 
     title: str = ""
     experiments: Mapping[str, str] = field(default_factory=dict)
-    seeds: tuple[int, ...] = ()
+    seeds: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     ablations: Mapping[str, Ablation] = field(default_factory=dict)
 
 
@@ -31,10 +31,11 @@ def read_plan(suite: str) -> Plan:
     path = Path(suite) if suite.endswith((".yaml", ".yml")) else PARAMS / "suites" / f"{suite}.yaml"
     try:
         raw = expand(read_yaml(path.read_text(encoding="utf-8")), str(path), PARAMS)
+        seeds = {str(name): entry.get("seeds") or raw.get("seeds", (0,)) for name, entry in raw["experiments"].items()}
         return Plan(
             title=str(raw.get("title", "")),
             experiments={str(name): str(entry.get("title") or name) for name, entry in raw["experiments"].items()},
-            seeds=tuple(int(seed) for seed in raw.get("seeds", (0,))),
+            seeds={name: tuple(map(int, own)) for name, own in seeds.items()},
             ablations={str(name): Ablation.model_validate(item) for name, item in raw["ablations"].items()},
         )
     except FileNotFoundError:

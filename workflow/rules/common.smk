@@ -47,7 +47,7 @@ except UserError as error:
 AUTOENCODER = ["autoencoder.safetensors", "pretrain.json"]
 PAGE = PACKAGE / "report"  # template, style and script are not Python, but part of the page
 PRETRAIN_REPORTED = ["autoencoder.csv", "reconstructions.png", "pretrain.json"]
-RUNS = [(name, seed) for name in SUITE.experiments for seed in SUITE.seeds]
+RUNS = SUITE.runs
 
 
 def extras(name):
