@@ -504,11 +504,32 @@ def trace(
 
 
 @app.command()
+def publish(
+    suite: Annotated[str, typer.Argument(help="Suite with finished runs in results/.")],
+    results: Annotated[Path | None, typer.Option(metavar="DIR", help="Default: results/SUITE.")] = None,
+    report: Annotated[Path | None, typer.Option(metavar="DIR", help="Default: reports/SUITE.")] = None,
+) -> None:
+    """Copy what git should hold of a suite to published/: records and scores of finished runs, and the report.
+
+    Example: fdm publish cifar10-cpu && git add published
+    """
+    from fdm.provenance.publish import publish as copy
+
+    runs, reported = copy(suite, results or Path("results") / suite, report or Path("reports") / suite)
+    print(f"published/results/{suite}: {runs} runs; {f'published/reports/{suite}' if reported else 'no report yet'}")
+
+
+@app.command()
 def check(
-    suites: Annotated[list[str] | None, typer.Argument(metavar="[SUITE]...", help="Default: all in results/.")] = None,
+    suites: Annotated[list[str] | None, typer.Argument(metavar="[SUITE]...", help="Default: all.")] = None,
     metrics: Annotated[int, typer.Option(min=0, help="Runs of each suite whose scores are computed again.")] = 1,
-    results: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the suites' results.")] = Path("results"),
-    reports: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the suites' reports.")] = Path("reports"),
+    results: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of the suites' results. Default: results and published/results."),
+    ] = None,
+    reports: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of the suites' reports. Default: beside the results.")
+    ] = None,
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
@@ -516,11 +537,11 @@ def check(
 
     Example: fdm check · fdm check digits --metrics 3
     """
-    from fdm.provenance.check import check_suites
+    from fdm.provenance.check import check_everything
     from fdm.provenance.verdict import print_findings
 
     _set_threads(threads)
-    findings = check_suites(suites or [], results, reports, metrics, device)
+    findings = check_everything(suites or [], results, reports, metrics, device)
     print_findings(findings, Console(width=None if sys.stdout.isatty() else 140, highlight=False))
     bad = sum(finding.status == "bad" for finding in findings)
     if bad:

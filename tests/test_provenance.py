@@ -18,13 +18,15 @@ from fdm import cli
 from fdm.errors import UserError
 from fdm.experiment import load_experiment, load_suite
 from fdm.provenance.again import commands, overrides, recorded_run
-from fdm.provenance.check import check_run, check_suites
+from fdm.provenance.check import check_everything, check_run, check_suites
 from fdm.provenance.finding import Finding
 from fdm.provenance.folder import read_folder, under_dvc
+from fdm.provenance.publish import publish
 from fdm.provenance.rescore import chosen, tolerance
 from fdm.provenance.trace import Trace, find_column, find_rows, find_table, tables_of, trace
 from fdm.report import build
 from fdm.report.numbers import Estimate
+from fdm.report.write import as_csv
 from fdm.restoration import restoration_of
 from fdm.runs import Run
 from fdm.store import sealed, sha256
@@ -476,3 +478,43 @@ def test_a_deleted_copy_comes_back_from_the_store(made: Path) -> None:
     run = Run(load_experiment("tiny:ddpm"), 0, "cpu", path.parent)
     run.train()
     assert path.read_bytes() == before
+
+
+# --- publish --------------------------------------------------------------------------------------------------------
+
+
+def test_a_clone_with_what_is_published_traces_and_checks(made: Path, tmp_path: Path) -> None:
+    assert publish("tiny", Path("results/tiny"), Path("reports/tiny"), tmp_path / "published") == (4, True)
+    shutil.copytree("params", tmp_path / "params")
+    small = sum(path.stat().st_size for path in tmp_path.glob("published/results/**/*") if path.is_file())
+    assert small < 0.5 * sum(path.stat().st_size for path in Path("results").rglob("*") if path.is_file())
+    here = tables_of("tiny")[1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        findings = check_everything([], None, None, 1, "cpu")
+        assert not bad(findings), bad(findings)
+        assert {f.kind for f in findings if f.status == "good"} == {"files", "records", "identities", "report"}
+        assert any(f.what.endswith("samples.npy") for f in findings if f.status == "absent")
+        results, tables = tables_of("tiny")
+        assert {name: as_csv(table) for name, table in tables.items()} == {n: as_csv(t) for n, t in here.items()}
+        (cell,) = trace(results, tables["main"], find_rows(tables["main"], "ddpm"), 0).cells
+        assert [value.state for value in cell.values] == ["as recorded"] * 2
+        edited = tmp_path / "published/results/tiny/ddpm/seed1/metrics.json"
+        edited.write_text(edited.read_text().replace("0.", "1.", 1))
+        assert any(f.what.endswith("seed1/metrics.json") for f in bad(check_everything(["tiny"], None, None, 0)))
+        with pytest.raises(UserError, match="no results here"):
+            check_everything(["tinny"], None, None, 0)
+
+
+def test_what_is_not_as_made_is_not_published(made: Path, tmp_path: Path) -> None:
+    path = run_folder("ddpm") / "metrics.json"
+    before = path.read_text()
+    path.write_text(before + " ")
+    try:
+        with pytest.raises(UserError, match=r"metrics.json.*nothing was published"):
+            publish("tiny", Path("results/tiny"), Path("reports/tiny"), tmp_path / "published")
+    finally:
+        path.write_text(before)
+    assert not (tmp_path / "published").exists()
+    with pytest.raises(UserError, match="no finished run here"):
+        publish("tiny", tmp_path, Path("reports/tiny"), tmp_path / "published")

@@ -12,10 +12,39 @@ from fdm.progress import Progress
 from fdm.provenance.again import same_now
 from fdm.provenance.chain import chain
 from fdm.provenance.finding import Finding, Status
-from fdm.provenance.folder import MANIFEST, RunFolder, read_folder, record_name, under_dvc
+from fdm.provenance.folder import (
+    MANIFEST,
+    PUBLISHED,
+    RunFolder,
+    of_suite,
+    read_folder,
+    record_name,
+    under_dvc,
+    unpublished,
+)
 from fdm.provenance.rescore import rescore
 from fdm.provenance.tables import check_tables
 from fdm.store import sha256
+
+
+def check_everything(
+    suites: Sequence[str], results: Path | None, reports: Path | None, metrics: int, device: str = "auto"
+) -> list[Finding]:
+    """``check_suites`` in one folder of results, or (None) in ``results`` and, of suites that are not there, in what is published.
+
+    Raises:
+        UserError: there are no such results.
+    """
+    if results:
+        return check_suites(suites, results, reports or results.parent / "reports", metrics, device)
+    there = {path.name for root in (Path(), PUBLISHED) for path in (root / "results").glob("*/")}
+    if not there:
+        return check_suites(suites, Path("results"), Path("reports"), metrics, device)
+    found = []
+    for name in suites or sorted(there):
+        folder = of_suite(name, "results").parent
+        found += check_suites([name], folder, reports or folder.parent / "reports", metrics, device)
+    return found
 
 
 def check_suites(
@@ -103,7 +132,9 @@ def check_run(suite: str, run: RunFolder, hashed: Callable[[Path], object] = lam
 
 
 def missing(path: Path) -> tuple[Status, str, str]:
-    """Status, thing and reason of what is not there: no fault if DVC has it."""
+    """Status, thing and reason of what is not there: no fault if DVC has it, or it was not published."""
+    if unpublished(path):
+        return "absent", str(path), "not in git (dvc pull, or make it again: fdm trace says how)"
     if under_dvc(path):
         return "absent", str(path), "not here (dvc pull)"
     return "bad", str(path), "missing"

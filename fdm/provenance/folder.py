@@ -14,6 +14,16 @@ from fdm.store import sealed, sha256
 
 STEPS = ("pretrain", "train", "sample", "evaluate", "restore", "vary", "interpolate")
 MANIFEST = "manifest.json"
+PUBLISHED = Path("published")
+"""What git holds of results and reports (`fdm publish`), in folders of these names."""
+PUBLISHED_FILES = (
+    *(f"{step}.json" for step in STEPS if step != "evaluate"),
+    "metrics.json",
+    "cost.json",
+    "neighbours.npz",
+    MANIFEST,
+)
+"""Of a run: all that tables are made of. The rest is larger, and for DVC."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +86,17 @@ def read_folder(folder: Path) -> RunFolder:
         records[name] = record
         files.update(digests)
     return RunFolder(folder, records, damaged, files)
+
+
+def of_suite(suite: str, kind: str) -> Path:
+    """``<kind>/<suite>`` (kind: results, reports), or the published copy where that is not here."""
+    own = Path(kind) / suite
+    return own if own.is_dir() or not (PUBLISHED / own).is_dir() else PUBLISHED / own
+
+
+def unpublished(path: Path) -> bool:
+    """Whether ``path`` would be in the published copy, but is left to DVC."""
+    return PUBLISHED in path.parents and path.name not in PUBLISHED_FILES
 
 
 def under_dvc(path: Path, root: Path | None = None) -> bool:

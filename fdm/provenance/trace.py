@@ -16,7 +16,7 @@ from fdm.config import nearest
 from fdm.data import open_store
 from fdm.errors import UserError
 from fdm.provenance.again import commands, same_now
-from fdm.provenance.folder import RunFolder, read_folder, record_name
+from fdm.provenance.folder import RunFolder, of_suite, read_folder, record_name
 from fdm.provenance.pick import pick
 from fdm.report.load import Method, Results, Run, load
 from fdm.report.numbers import Estimate
@@ -108,13 +108,13 @@ def tables_of(suite: str, folder: Path | None = None) -> tuple[Results, dict[str
 
     Args:
         suite: its name, or a path to its file.
-        folder: of its results; None: ``results/<suite>``.
+        folder: of its results; None: ``results/<suite>``, or the published ones where there are no such.
 
     Raises:
         UserError: no such results, damaged ones, or none of which a table can be made.
     """
     name = Path(suite).stem if suite.endswith((".yaml", ".yml")) else suite
-    folder = folder or Path("results") / name
+    folder = folder or of_suite(name, "results")
     if not folder.is_dir():
         there = sorted(path.name for path in folder.parent.glob("*/")) if folder.parent.is_dir() else []
         raise UserError(f"{folder}: no results here{nearest(name, there)}; there are: {', '.join(there) or 'none'}")
