@@ -27,10 +27,11 @@ from fdm.allocator import keep_freed_memory
 from fdm.data import to_float
 from fdm.evaluation.features import Kept
 from fdm.evaluation.scores import score
-from fdm.experiment import Experiment, load_experiment
+from fdm.experiment import Experiment, identity, load_experiment
 from fdm.progress import Progress
 from fdm.rng import training_order
-from fdm.runs import RunStore
+from fdm.runs import Run
+from fdm.store import root
 
 
 def peer(experiment: Experiment) -> nn.Module:
@@ -117,7 +118,7 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     experiment = load_experiment(options.experiment, options.override)
-    data = RunStore(experiment, options.seed).data
+    data = Run(experiment, options.seed).data
     scheduler = DDPMScheduler(
         beta_schedule="squaredcos_cap_v2" if options.same else "linear",
         prediction_type="v_prediction" if options.same else "epsilon",
@@ -131,7 +132,8 @@ def main() -> None:
     np.save(options.to / "samples.npy", samples)
     reference = data.split(experiment.evaluation.reference).images[: experiment.evaluation.reference_limit]
     with Progress("score diffusers", 1, "img") as bar:
-        scores = score(Kept(samples, options.to), Kept(reference, options.to / "reference"), experiment.evaluation)
+        known = root() / "reference" / identity(data.digest, experiment.evaluation.reference, len(reference))
+        scores = score(Kept(samples, options.to / "features"), Kept(reference, known), experiment.evaluation)
         bar.advance(1)
     result = {
         "experiment": experiment.name,
