@@ -11,6 +11,7 @@ from conftest import REPOSITORY
 
 from fdm.errors import UserError
 from fdm.experiment import experiment_from_dict, identity, json_schema, load_experiment, load_suite
+from fdm.report.plan import read_plan
 
 SUITES = sorted(path.stem for path in (REPOSITORY / "params/suites").glob("*.yaml"))
 
@@ -87,6 +88,21 @@ def test_broken_suite_files(project: Path, text: str) -> None:
     Path("params/suites/broken.yaml").write_text(text)
     with pytest.raises(UserError, match=r"params/suites/broken.yaml: "):
         load_suite("broken")
+
+
+def test_an_experiment_may_have_seeds_of_its_own(project: Path) -> None:
+    path = Path("params/suites/smoke.yaml")
+    raw = yaml.safe_load(path.read_text())
+    raw["experiments"]["ddpm"]["seeds"] = [3, 4]
+    path.write_text(yaml.safe_dump(raw, sort_keys=False))
+    suite = load_suite("smoke")
+    others = [(name, seed) for name in suite.experiments if name != "ddpm" for seed in raw["seeds"]]
+    assert sorted(suite.runs) == sorted([("ddpm", 3), ("ddpm", 4), *others])
+    assert read_plan("smoke").seeds == suite.seeds
+    raw["experiments"]["ddpm"]["seeds"] = []
+    path.write_text(yaml.safe_dump(raw, sort_keys=False))
+    with pytest.raises(UserError, match=r"experiments\.ddpm\.seeds"):
+        load_suite("smoke")
 
 
 def test_identity_covers_values_not_names(project: Path) -> None:
