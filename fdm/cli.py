@@ -405,6 +405,9 @@ def benchmark(
         int | None, typer.Option(min=1, help="Evaluations of the sampler. Default: those of the sampling.")
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Measured repetitions.")] = 10,
+    evaluation: Annotated[
+        bool, typer.Option("--evaluation", help="Also time the feature networks; missing weights are fetched.")
+    ] = False,
     device: Device = "auto",
     threads: Threads = None,
     to: Annotated[
@@ -424,7 +427,7 @@ def benchmark(
     _set_threads(threads)
     measured = chosen(experiments, override or (), sweep, steps)
     console = Console(width=None if sys.stdout.isatty() else 180)
-    measure(measured, batch, rounds, choose(device), to, console)
+    measure(measured, batch, rounds, choose(device), to, console, evaluation)
 
 
 @app.command()

@@ -50,12 +50,27 @@ def test_experiments_of_suites_and_sweeps(project: Path) -> None:
 
 
 def test_the_command_measures_and_writes(project: Path, fdm: Command) -> None:
-    done = fdm("benchmark", "smoke", "--rounds", "2", "--steps", "6", "--threads", "1", "--batch", "4", "--to", "out")
+    done = fdm(
+        "benchmark",
+        "smoke",
+        "--rounds",
+        "2",
+        "--steps",
+        "6",
+        "--threads",
+        "1",
+        "--batch",
+        "4",
+        "--evaluation",
+        "--to",
+        "out",
+    )
     assert done.returncode == 0, done.stderr
     assert "2/2: fdm-ds-3" in done.stderr and all(word in done.stdout for word in ("Ceilings", "Training", "Sampling"))
     measured = json.loads(Path("out/benchmark.json").read_text())
     assert {c["precision"] for c in measured["ceilings"]} == {"32", "bf16"}
     assert all(c["convolution"] > 1e9 for c in measured["ceilings"])
+    assert 0 < measured["evaluation"]["efficientnet-lite0"]["seconds_per_image"]["median"] < 1
     ddpm, staged = measured["experiments"]
     assert [stage["shape"] for stage in staged["training"]["stages"]] == [[1, 8, 8], [1, 4, 4], [1, 2, 2]]
     assert sum(stage["share"] for stage in staged["training"]["stages"]) == pytest.approx(1)

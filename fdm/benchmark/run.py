@@ -1,4 +1,4 @@
-"""`fdm benchmark`: measure experiments, as they are or over the values of one setting, one after the other in one process."""
+"""`fdm benchmark`: measure experiments, as they are or over the values of one setting, in one process."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import torch
 from rich.console import Console
 
 from fdm.benchmark.ceiling import measure_ceiling
+from fdm.benchmark.clock import Timing
+from fdm.benchmark.evaluation import measure_evaluation
 from fdm.benchmark.figure import benchmark_figure
 from fdm.benchmark.sampling import measure_sampling
 from fdm.benchmark.subject import subject_of
-from fdm.benchmark.table import Line, as_dict, print_ceilings, print_sampling, print_training
+from fdm.benchmark.table import Line, as_dict, print_ceilings, print_evaluation, print_sampling, print_training
 from fdm.benchmark.training import measure_training
 from fdm.device import device_name, reset_peak_memory
 from fdm.errors import UserError
@@ -82,42 +84,56 @@ def benchmark(
     device: torch.device,
     to: Path | None,
     console: Console,
+    evaluation: bool = False,
 ) -> None:
     """Measure, print tables, and write ``benchmark.json`` and ``benchmark.svg`` and ``.png`` into ``to``.
+
+    All experiments sample in turn, round by round, so that their ratios do not depend on what else the machine did meanwhile.
 
     Args:
         experiments: by label.
         batch: images in a batch; None takes that of each training.
         rounds: measured repetitions of everything.
+        evaluation: time the feature networks of the experiments, too, at the first one's resolution; their weights may be fetched.
+
+    Raises:
+        UserError: weights are missing and cannot be fetched.
     """
     name, threads = device_name(device), torch.get_num_threads()
     where = name if device.type == "cuda" else f"{name}, {threads} thread{'s' if threads > 1 else ''}"
     _say(f"ceilings of {where}")
     ceilings = measure_ceiling(device, rounds)
     print_ceilings(ceilings, where, console)
+    subjects = [subject_of(experiment, batch or experiment.training.batch, device) for _, experiment in experiments]
+    _say(f"sampling of {', '.join(label for label, _ in experiments)}, in turn")
+    samplings = measure_sampling(subjects, rounds)
     lines: list[Line] = []
-    for number, (label, experiment) in enumerate(experiments, start=1):
-        _say(f"{number}/{len(experiments)}: {label}")
+    for (label, experiment), subject, sampling in zip(experiments, subjects, samplings, strict=True):
+        _say(f"training {len(lines) + 1}/{len(experiments)}: {label}")
         reset_peak_memory(device)
-        subject = subject_of(experiment, batch or experiment.training.batch, device)
         precision = choose_precision(experiment.training.precision, experiment.network, native_bf16(device))
         parameters = sum(parameter.numel() for parameter in subject.network.parameters())
-        sampling = measure_sampling(subject, rounds)
         training = measure_training(subject, rounds)
         precisions = (precision, experiment.sampling.precision)
         lines.append(Line(label, experiment.dataset.resolution, *precisions, parameters, training, sampling))
+    features: dict[str, Timing] = {}
+    if evaluation:
+        _say("feature networks")
+        wanted = dict.fromkeys(name for _, experiment in experiments for name in experiment.evaluation.features)
+        features = measure_evaluation(tuple(wanted), experiments[0][1].dataset.resolution, rounds, device)
     print_training(lines, ceilings, console)
     print_sampling(lines, ceilings, console)
+    print_evaluation(features, console)
     console.print(
         "Medians, with quartiles in brackets. Prepare: batch, noise, transforms, targets. Update: clipping, optimiser, average. "
         "Of ceiling: FLOP/s of the network over those of the best convolution above, in the same precision. Data headroom: "
-        "batches fetched in the time of one step. Peak: memory of the card during the experiment; on a CPU, of the whole process so far.",
+        "batches fetched in the time of one step. × first: FLOPs and time of an image over those of the first row, round by round. Peak: memory of the card during training; on a CPU, of the whole process so far.",
         highlight=False,
     )
     if to:
         machine: dict[str, Any] = {"device": name, "threads": threads, "torch": torch.__version__}
         to.mkdir(parents=True, exist_ok=True)
-        write_json(to / "benchmark.json", as_dict(lines, ceilings, machine))
+        write_json(to / "benchmark.json", as_dict(lines, ceilings, features, machine))
         with drawing():
             save(benchmark_figure(lines, where), to, "benchmark")
 

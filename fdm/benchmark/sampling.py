@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -52,9 +53,14 @@ class Sampling:
         return 1 - Timing(tuple(map(sum, spent))).over(self.total).median
 
     @property
+    def per_image(self) -> Timing:
+        """Seconds of one image, in a full batch."""
+        return Timing(tuple(seconds / self.batch for seconds in self.total.values))
+
+    @property
     def seconds_per_image(self) -> float:
-        """Median, in a full batch."""
-        return self.total.median / self.batch
+        """Median."""
+        return self.per_image.median
 
     @property
     def rate(self) -> float:
@@ -62,56 +68,71 @@ class Sampling:
         return self.flops * self.batch / self.network.median
 
 
-def measure_sampling(subject: Subject, rounds: int) -> Sampling:
-    """Draw one batch ``rounds`` times, after one time that is not counted."""
-    experiment, process, device = subject.experiment, subject.process, subject.device
-    config = experiment.sampling
-    network = subject.network.eval()
-    process = process.at_steps(config.steps)
-    plan, solver, batch = process.plan(config.steps, config.spacing), build_solver(config), len(subject.images)
-    denoise = denoiser_of(experiment, network, device)(range(batch))
-    spent = dict.fromkeys(("network", "autoencoder"), 0.0)
+class _Clock:
+    """Draws batches of one subject and keeps what the time went to."""
 
-    def timed_codec(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        def call(x: Tensor) -> Tensor:
-            began = stopwatch(device)
-            result = function(x)
-            spent["autoencoder"] += stopwatch(device) - began
+    def __init__(self, subject: Subject) -> None:
+        self.subject, self.config = subject, subject.experiment.sampling
+        self.process = subject.process.at_steps(self.config.steps)
+        self.network = subject.network.eval()
+        self.plan, self.solver = self.process.plan(self.config.steps, self.config.spacing), build_solver(self.config)
+        self.samples = range(len(subject.images))
+        self.rows: list[tuple[float, ...]] = []
+        self._denoise = denoiser_of(subject.experiment, self.network, subject.device)(self.samples)
+        self._spent = {"network": 0.0, "autoencoder": 0.0}
+
+    def _timed(self, part: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def call(*arguments: Any) -> Tensor:
+            began = stopwatch(self.subject.device)
+            result = function(*arguments)
+            self._spent[part] += stopwatch(self.subject.device) - began
             return result
 
         return call
 
-    if subject.codec:
-        codec = SimpleNamespace(encode=timed_codec(subject.codec.encode), decode=timed_codec(subject.codec.decode))
-        process.attach(codec)
-
-    def timed(z: Tensor, t: float, stage: int) -> Tensor:
+    def draw(self, number: int, counted: bool) -> None:
+        """One batch, with noise of its own."""
+        subject, device, samples = self.subject, self.subject.device, self.samples
+        self._spent = dict.fromkeys(self._spent, 0.0)
+        if codec := subject.codec:
+            timed = SimpleNamespace(
+                encode=self._timed("autoencoder", codec.encode), decode=self._timed("autoencoder", codec.decode)
+            )
+            self.process.attach(timed)
+        denoise = self._timed("network", self._denoise)
         began = stopwatch(device)
-        output = denoise(z, t, stage)
-        spent["network"] += stopwatch(device) - began
-        return output
-
-    rows = []
-    for number in range(rounds + 1):
-        spent.update(network=0.0, autoencoder=0.0)
-        began = stopwatch(device)
-        images = draw(process, timed, solver, plan, number, range(batch), clip=config.clip, device=device)
+        images = draw(
+            self.process, denoise, self.solver, self.plan, number, samples, clip=self.config.clip, device=device
+        )
         drawn = stopwatch(device)
         to_uint8(images).cpu()
         transferred = stopwatch(device)
         # The same draws once more, alone.
-        sample_noise(number, range(batch), 0, process.stages[-1].shape, device=device)
-        for index, event in enumerate(plan, start=1):
-            if process.needs_noise(event, solver.eta):
-                sample_noise(number, range(batch), index, process.shape_after(event), device=device)
+        sample_noise(number, samples, 0, self.process.stages[-1].shape, device=device)
+        for index, event in enumerate(self.plan, start=1):
+            if self.process.needs_noise(event, self.solver.eta):
+                sample_noise(number, samples, index, self.process.shape_after(event), device=device)
         noise = stopwatch(device) - transferred
-        if number:
-            rows.append((transferred - began, spent["network"], spent["autoencoder"], noise, transferred - drawn))
-    if subject.codec:
-        process.attach(subject.codec)
-    return Sampling(
-        batch,
-        config.passes * sum(isinstance(event, Move) for event in plan),
-        config.passes * sampling_flops(flops_per_evaluation(network, process.stages), plan),
-        *Timing.columns(rows),
-    )
+        if codec:
+            self.process.attach(codec)
+        if counted:
+            self.rows.append((transferred - began, *self._spent.values(), noise, transferred - drawn))
+
+    def result(self) -> Sampling:
+        """What was kept."""
+        passes = self.config.passes
+        return Sampling(
+            len(self.samples),
+            passes * sum(isinstance(event, Move) for event in self.plan),
+            passes * sampling_flops(flops_per_evaluation(self.network, self.process.stages), self.plan),
+            *Timing.columns(self.rows),
+        )
+
+
+def measure_sampling(subjects: Sequence[Subject], rounds: int) -> list[Sampling]:
+    """Draw one batch of each subject in turn, ``rounds`` times, after one time that is not counted."""
+    clocks = [_Clock(subject) for subject in subjects]
+    for number in range(rounds + 1):
+        for clock in clocks:
+            clock.draw(number, counted=number > 0)
+    return [clock.result() for clock in clocks]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,7 +91,9 @@ def print_sampling(lines: Sequence[Line], ceilings: Sequence[Ceiling], console: 
         "experiment",
         "evaluations",
         "GFLOP / image",
+        "× first",
         "ms / image",
+        "× first",
         "network",
         "autoencoder",
         "noise",
@@ -99,9 +101,12 @@ def print_sampling(lines: Sequence[Line], ceilings: Sequence[Ceiling], console: 
         "transfer",
         "of ceiling",
     )
+    first = lines[0].sampling
     for line in lines:
         sampling = line.sampling
         total = sampling.total
+        ratio = sampling.per_image.over(first.per_image)
+        low, high = ratio.quartiles
 
         def share(part: Timing, total: Timing = total) -> str:
             return f"{part.over(total).median:.1%}"
@@ -110,7 +115,9 @@ def print_sampling(lines: Sequence[Line], ceilings: Sequence[Ceiling], console: 
             line.label,
             str(sampling.evaluations),
             f"{sampling.flops / 1e9:,.2f}",
+            f"{sampling.flops / first.flops:.3f}",
             f"{sampling.seconds_per_image * 1e3:,.1f}",
+            f"{ratio.median:.3f} [{low:.3f}, {high:.3f}]",
             share(sampling.network),
             share(sampling.autoencoder),
             share(sampling.noise),
@@ -121,11 +128,24 @@ def print_sampling(lines: Sequence[Line], ceilings: Sequence[Ceiling], console: 
     console.print(table)
 
 
-def as_dict(lines: Sequence[Line], ceilings: Sequence[Ceiling], machine: dict[str, Any]) -> dict[str, Any]:
+def print_evaluation(features: Mapping[str, Timing], console: Console) -> None:
+    """One row per feature network; nothing where none was timed."""
+    if not features:
+        return
+    table = _table("Evaluation", "features of", "ms / image", "img/s")
+    for name, timing in features.items():
+        table.add_row(name, _milliseconds(timing), f"{1 / timing.median:,.1f}")
+    console.print(table)
+
+
+def as_dict(
+    lines: Sequence[Line], ceilings: Sequence[Ceiling], features: Mapping[str, Timing], machine: dict[str, Any]
+) -> dict[str, Any]:
     """Everything that was measured, for JSON."""
     return {
         "machine": machine,
         "ceilings": [vars(ceiling) for ceiling in ceilings],
+        "evaluation": {name: {"seconds_per_image": timing.as_dict()} for name, timing in features.items()},
         "experiments": [
             {
                 "label": line.label,
@@ -162,6 +182,6 @@ def _milliseconds(timing: Timing) -> str:
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title)
     for name in columns:
-        left = name in ("experiment", "precision", "state")
+        left = name in ("experiment", "precision", "state", "features of")
         table.add_column(name, justify="left" if left else "right", no_wrap=left)
     return table
