@@ -1,8 +1,9 @@
 """DDPM by diffusers at the size and budget of an experiment of the package, scored as the package scores.
 
 UNet2DModel and DDPMScheduler are trained on the experiment's data with its optimiser settings (learning rate, warm-up, decay,
-clipping, averaged weights), images seen, batch and flips, and sample with its number of evaluations. The noise schedule and the prediction are
-diffusers' defaults (linear, ε), or with --same those of the experiment (cosine, v). Prints the scores and writes them as JSON.
+clipping, averaged weights), images seen, batch and flips, and sample ancestrally with its number of evaluations. The noise schedule, the
+prediction and the clipping of predictions are diffusers' defaults (linear, ε, clipped), or with --same those of the experiment. Prints the scores and
+writes them as JSON.
 
     pip install diffusers
     python -m benchmarks.diffusers_reference cifar10-cpu:ddpm --to out/diffusers [--seed 0] [--threads 1] [--same]
@@ -25,6 +26,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from fdm.allocator import keep_freed_memory
 from fdm.data import to_float
+from fdm.errors import UserError
 from fdm.evaluation.features import Kept
 from fdm.evaluation.scores import score
 from fdm.experiment import Experiment, identity, load_experiment
@@ -48,8 +50,34 @@ def peer(experiment: Experiment) -> nn.Module:
         up_block_types=["AttnUpBlock2D" if here else "UpBlock2D" for here in reversed(attention)],
         attention_head_dim=config.head_channels,
         norm_num_groups=min(32, config.channels // 4),
+        add_attention=attention[-1],
+        dropout=config.dropout,
     )
     return network
+
+
+def scheduler_of(experiment: Experiment, same: bool) -> DDPMScheduler:
+    """diffusers' defaults, or schedule, prediction and clipping of the experiment. Steps start from pure noise in either case.
+
+    Raises:
+        UserError: the experiment is no standard diffusion model, or has what is not done here.
+    """
+    method = experiment.method.model_dump(mode="json")
+    plain = (
+        method["process"] == "gaussian" and experiment.conditioning is None and experiment.training.precision == "32"
+    )
+    if not plain or (experiment.sampling.solver, experiment.sampling.spacing) != ("ancestral", "uniform"):
+        raise UserError(
+            f"{experiment.name}: needs process gaussian, no classes, float32, ancestral sampling in uniform steps"
+        )
+    if not same:
+        return DDPMScheduler(timestep_spacing="trailing")
+    return DDPMScheduler(
+        beta_schedule={"cosine": "squaredcos_cap_v2", "linear-beta": "linear"}[method["schedule"]["kind"]],
+        prediction_type={"v": "v_prediction", "eps": "epsilon", "x": "sample"}[method["target"]],
+        clip_sample=experiment.sampling.clip,
+        timestep_spacing="trailing",
+    )
 
 
 def train(experiment: Experiment, images: Tensor, scheduler: DDPMScheduler, seed: int) -> nn.Module:
@@ -73,8 +101,8 @@ def train(experiment: Experiment, images: Tensor, scheduler: DDPMScheduler, seed
             if experiment.dataset.flip:
                 x = torch.where(torch.rand(len(x), 1, 1, 1) < 0.5, x.flip(-1), x)
             noise, t = torch.randn_like(x), torch.randint(0, scheduler.config.num_train_timesteps, (len(x),))
-            v = scheduler.config.prediction_type == "v_prediction"
-            target = scheduler.get_velocity(x, noise, t) if v else noise
+            targets = {"epsilon": noise, "sample": x, "v_prediction": scheduler.get_velocity(x, noise, t)}
+            target = targets[scheduler.config.prediction_type]
             loss = mse_loss(network(scheduler.add_noise(x, noise, t), t).sample, target)
             loss.backward()
             nn.utils.clip_grad_norm_(network.parameters(), config.grad_clip)
@@ -88,7 +116,7 @@ def train(experiment: Experiment, images: Tensor, scheduler: DDPMScheduler, seed
 
 @torch.inference_mode()
 def sample(experiment: Experiment, network: nn.Module, scheduler: DDPMScheduler, seed: int) -> np.ndarray:
-    """Samples (N, C, H, W) uint8 by diffusers' ancestral sampler, predictions clipped as its default is."""
+    """Samples (N, C, H, W) uint8 by diffusers' ancestral sampler."""
     config, data = experiment.sampling, experiment.dataset
     scheduler.set_timesteps(config.steps)
     generator = torch.Generator().manual_seed(seed)
@@ -119,10 +147,7 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     experiment = load_experiment(options.experiment, options.override)
     data = Run(experiment, options.seed).data
-    scheduler = DDPMScheduler(
-        beta_schedule="squaredcos_cap_v2" if options.same else "linear",
-        prediction_type="v_prediction" if options.same else "epsilon",
-    )
+    scheduler = scheduler_of(experiment, options.same)
     images = torch.from_numpy(np.array(data.split("train").images))
     began = time.monotonic()
     network = train(experiment, images, scheduler, options.seed)
@@ -136,10 +161,12 @@ def main() -> None:
         scores = score(Kept(samples, options.to / "features"), Kept(reference, known), experiment.evaluation)
         bar.advance(1)
     result = {
-        "experiment": experiment.name,
+        "experiment": options.experiment,
+        "overrides": options.override,
         "seed": options.seed,
         "schedule": scheduler.config.beta_schedule,
         "prediction": scheduler.config.prediction_type,
+        "clip": scheduler.config.clip_sample,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "training_seconds": trained,
         "samples": len(samples),

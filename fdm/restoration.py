@@ -250,7 +250,8 @@ def reverse_of(run: Run) -> Reverse:
     sampling, device = run.experiment.sampling, run.torch_device
     plan = process.plan(sampling.steps, sampling.spacing)
     told = denoiser_of(run.experiment, network, device)
-    denoise = network_denoiser(network, device, precision=sampling.precision)
+    pixels = sampling.micro_batch and sampling.micro_batch * run.experiment.dataset.resolution**2
+    denoise = network_denoiser(network, device, precision=sampling.precision, pixels=pixels)
     return Reverse(process, denoise, build_solver(sampling), plan, run.seed, sampling.clip, device, told=told)
 
 

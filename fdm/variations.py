@@ -50,7 +50,7 @@ class Exploration(ABC):
     @property
     def identity(self) -> str:
         """Covers the training, how steps are taken, what is asked for, and the code."""
-        sampling = self.run.experiment.sampling.model_dump(mode="json", exclude={"batch", "count"})
+        sampling = self.run.experiment.sampling.model_dump(mode="json", exclude={"batch", "micro_batch", "count"})
         return identity(self.run.train_identity, sampling, self.kind, self.asked, source_version("variations"))
 
     @abstractmethod

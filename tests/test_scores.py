@@ -128,6 +128,16 @@ def test_standard_error_is_that_of_a_bootstrap_over_samples(dead: int) -> None:
     assert frechet_standard_error(fake, real) == pytest.approx(np.std(resampled), rel=0.15)
 
 
+def test_standard_error_is_the_spread_of_independent_draws() -> None:
+    """Also with few samples for the number of features, as Inception-v3's 2048 always have."""
+    rng = np.random.default_rng(4)
+    real = rng.standard_normal((4000, 24))
+    draws = [rng.standard_normal((60, 24)) * np.linspace(0.4, 1.6, 24) + 0.3 for _ in range(200)]
+    spread = np.std([frechet_distance(fake, real) for fake in draws])
+    # 200 draws know their own deviation to 5 %.
+    assert np.mean([frechet_standard_error(fake, real) for fake in draws]) == pytest.approx(spread, rel=0.25)
+
+
 # --- KID, precision, recall ---------------------------------------------------------------------------------------
 
 

@@ -133,6 +133,7 @@ def measure_sampling(subjects: Sequence[Subject], rounds: int) -> list[Sampling]
     """Draw one batch of each subject in turn, ``rounds`` times, after one time that is not counted."""
     clocks = [_Clock(subject) for subject in subjects]
     for number in range(rounds + 1):
-        for clock in clocks:
+        first = number % len(clocks)  # no subject is always the one after the pause
+        for clock in (*clocks[first:], *clocks[:first]):
             clock.draw(number, counted=number > 0)
     return [clock.result() for clock in clocks]

@@ -78,7 +78,8 @@ def _bytes(step: Step, budget: Budget, images: int, gpus: int) -> float:
     weights = 2 * 4 * budget.parameters
     drawn = 2 * sampling.count * pixels
     if step == "sample":
-        kept = max(part.saved for part in budget.stages) * 4 * sampling.batch  # more than without a backward pass
+        # More than without a backward pass.
+        kept = max(part.saved for part in budget.stages) * 4 * (sampling.micro_batch or sampling.batch)
         return weights + drawn + (0 if gpus else kept)
     features = 2 * 8 * 2048 * (sampling.count + images)
     return weights + drawn + images * pixels + features

@@ -26,7 +26,7 @@ Name = Literal["efficientnet-lite0", "inception-v3", "inception-v3-clean"]
 Embed = Callable[[Tensor], Tensor]
 
 DIMENSIONS: dict[Name, int] = {"efficientnet-lite0": 112, "inception-v3": 2048, "inception-v3-clean": 2048}
-VERSION = 1  # of everything below that moves a feature: layer, input, weights; part of the cache's file names
+VERSION = 1  # of everything below that moves a feature by more than rounding: layer, input, weights; part of the cache's file names
 BATCH = 50
 LITE0_SIDE = 96  # pixels
 LITE0_BLOCKS = 5  # of 7

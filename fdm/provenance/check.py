@@ -37,23 +37,33 @@ def check_everything(
     """
     if results:
         return check_suites(suites, results, reports or results.parent / "reports", metrics, device)
-    there = {path.name for root in (Path(), PUBLISHED) for path in (root / "results").glob("*/")}
+    there = sorted({path.name for root in (Path(), PUBLISHED) for path in (root / "results").glob("*/")})
+    if unknown := [name for name in suites if name not in there]:
+        raise UserError(
+            f"{unknown[0]}: no results of it here{nearest(unknown[0], there)}; there are: {', '.join(there) or 'none'}"
+        )
     if not there:
         return check_suites(suites, Path("results"), Path("reports"), metrics, device)
-    found = []
-    for name in suites or sorted(there):
+    found, stores = list[Finding](), dict[Path, Finding]()
+    for name in suites or there:
         folder = of_suite(name, "results").parent
-        found += check_suites([name], folder, reports or folder.parent / "reports", metrics, device)
+        found += check_suites([name], folder, reports or folder.parent / "reports", metrics, device, stores)
     return found
 
 
 def check_suites(
-    suites: Sequence[str], results: Path, reports: Path, metrics: int, device: str = "auto"
+    suites: Sequence[str],
+    results: Path,
+    reports: Path,
+    metrics: int,
+    device: str = "auto",
+    stores: dict[Path, Finding] | None = None,
 ) -> list[Finding]:
     """Check the results of suites, those of all suites where none is named.
 
     Args:
         metrics: so many runs of each suite have their scores computed again.
+        stores: prepared data that were checked before; what is checked now is added.
 
     Raises:
         UserError: there are no such results.
@@ -64,7 +74,7 @@ def check_suites(
         raise UserError(f"{results / unknown[0]}: no results here{nearest(unknown[0], there)}; there are: {known}")
     if not there:
         raise UserError(f"{results}: no results here; `snakemake` makes them, or `dvc pull` brings them")
-    stores: dict[Path, Finding] = {}
+    stores = {} if stores is None else stores
     return [
         finding
         for suite in suites or there

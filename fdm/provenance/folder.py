@@ -96,7 +96,7 @@ def of_suite(suite: str, kind: str) -> Path:
 
 def unpublished(path: Path) -> bool:
     """Whether ``path`` would be in the published copy, but is left to DVC."""
-    return PUBLISHED in path.parents and path.name not in PUBLISHED_FILES
+    return PUBLISHED.resolve() in path.resolve().parents and path.name not in PUBLISHED_FILES
 
 
 def under_dvc(path: Path, root: Path | None = None) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from fdm.errors import UserError
 from fdm.provenance.check import check_run
 from fdm.provenance.folder import MANIFEST, PUBLISHED, PUBLISHED_FILES, read_folder
+from fdm.provenance.tables import check_tables
 
 
 def publish(suite: str, results: Path, report: Path, target: Path = PUBLISHED) -> tuple[int, bool]:
@@ -26,11 +27,18 @@ def publish(suite: str, results: Path, report: Path, target: Path = PUBLISHED) -
     if not folders:
         raise UserError(f"{results}: no finished run here; make the results of {suite!r} first")
     for folder in folders:
-        if bad := [finding for finding in check_run(suite, read_folder(folder)) if finding.status == "bad"]:
+        found = list(check_run(suite, read_folder(folder)))
+        needed = {str(folder / name) for name in PUBLISHED_FILES}
+        if bad := [f for f in found if f.status == "bad" or (f.status == "absent" and f.what in needed)]:
             raise UserError(f"{bad[0].what}: {bad[0].said}; nothing was published (fdm check {suite})")
+    if report.is_dir():
+        complete = all((folder / "samples.npy").is_file() for folder in folders)
+        if bad := [finding for finding in check_tables(suite, results, report, complete) if finding.status == "bad"]:
+            raise UserError(f"{report}: {bad[0].said}; nothing was published (fdm report {suite})")
     for folder in folders:
         own = target / "results" / suite / folder.parent.name / folder.name
-        own.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(own, ignore_errors=True)
+        own.mkdir(parents=True)
         for name in PUBLISHED_FILES:
             if (folder / name).is_file():
                 shutil.copyfile(folder / name, own / name)

@@ -55,7 +55,9 @@ def warnings(results: Results) -> list[str]:
     )
     seeds = {method.name: [run.seed for run in method.runs] for method in results.methods}
     if len({tuple(value) for value in seeds.values()}) > 1:
-        found.append("Numbers of seeds differ between methods: intervals have different widths for that reason alone.")
+        found.append(
+            "Numbers of seeds differ between methods, and with them the widths (with one seed also the kind) of intervals."
+        )
     return found
 
 

@@ -234,8 +234,11 @@ class Results:
         return [run for method in self.methods for run in method.runs]
 
 
-def load(suite: str, results: Path, plan: Plan) -> Results:
+def load(suite: str, results: Path, plan: Plan, partial: bool = False) -> Results:
     """Read and check every run of ``plan`` below ``results``.
+
+    Args:
+        partial: leave experiments without any run out, with a warning.
 
     Raises:
         UserError: nothing there, an experiment without any run, a missing or damaged file, or one of another run.
@@ -249,6 +252,9 @@ def load(suite: str, results: Path, plan: Plan) -> Results:
     methods = []
     for name in plan.experiments or present:
         runs = [_run(folder) for folder in _seed_folders(results / name)]
+        if not runs and partial:
+            warnings.append(f"{name}: no run yet.")
+            continue
         if not runs:
             raise UserError(
                 f"{results / name}: experiment {name!r} of suite {suite!r} has no run; "
@@ -269,6 +275,8 @@ def load(suite: str, results: Path, plan: Plan) -> Results:
             warnings.append(f"{name}: its manifest names it {', '.join(others)} (equal settings under another name).")
         title = plan.experiments.get(name) or str(config.get("title") or name)
         methods.append(Method(name, title, config, tuple(runs)))
+    if not methods:
+        raise UserError(f"{results}: no finished run of an experiment that suite {suite!r} names")
     for identity, names in _twins(methods).items():
         warnings.append(f"{' and '.join(names)} are the same run ({identity}).")
     if plan.experiments and (extra := sorted(set(present) - set(plan.experiments))):
@@ -277,7 +285,9 @@ def load(suite: str, results: Path, plan: Plan) -> Results:
         warnings.append(
             "No suite file was found: experiments stand in alphabetical order, and missing runs go unnoticed."
         )
-    return Results(suite, plan.title or suite, tuple(methods), tuple(warnings), plan.ablations)
+    found = {method.name for method in methods}
+    ablations = {name: a for name, a in plan.ablations.items() if not partial or {a.baseline, *a.experiments} <= found}
+    return Results(suite, plan.title or suite, tuple(methods), tuple(warnings), ablations)
 
 
 def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ TIME = ((3600.0, "h"), (60.0, "min"), (1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 
 @dataclass(frozen=True)
 class Estimate:
-    """Mean over seeds; ``half`` is half the width of the 95 % t-interval, None with a single seed."""
+    """Mean over seeds; ``half`` is half the width of its 95 % interval: Student's over ``count`` seeds, or over samples of one; or None."""
 
     mean: float
     half: float | None

@@ -278,7 +278,7 @@ def _error_sentence(results: Results, columns: Iterable[Column]) -> str:
     single = [method.runs[0] for method in results.methods if len(method.runs) == 1]
     if not any(column.error and column.error(run) is not None for column in columns for run in single):
         return ""
-    return f" {SAMPLES_ONLY}: one seed, 95 % interval over its samples alone; another training would differ by more."
+    return f" {SAMPLES_ONLY}: one seed, 95 % interval over draws of its samples; what another training would change is not in it."
 
 
 def _seeds_sentence(results: Results) -> str:

@@ -24,6 +24,7 @@ TEX = {
     ">": "$>$",
     '"': "''",
     "±": r"$\pm$",
+    "†": r"$\dagger$",
     "×": r"$\times$",
     "−": "$-$",
     "→": r"$\to$",
@@ -85,7 +86,7 @@ def write_table(table: Table, folder: Path) -> None:
 
 
 def as_csv(table: Table) -> str:
-    """Full precision, base units; ``<key>_low`` and ``<key>_high`` where seeds give an interval."""
+    """Full precision, base units; ``<key>_low`` and ``<key>_high`` where there is an interval."""
     spread = [
         any(isinstance(row.cells[j].raw, Estimate) and row.cells[j].raw.half is not None for row in table.rows)  # type: ignore[union-attr]
         for j in range(len(table.headers))
