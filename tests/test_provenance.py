@@ -501,7 +501,9 @@ def test_a_clone_with_what_is_published_traces_and_checks(made: Path, tmp_path: 
         assert [value.state for value in cell.values] == ["as recorded"] * 2
         shutil.rmtree("published/results/tiny/" + EVERYTHING)
         results, tables = tables_of("tiny")
-        assert [row.name for row in tables["main"].rows] == ["ddpm"] and any("no run yet" in said for said in results.warnings)
+        assert [row.name for row in tables["main"].rows] == ["ddpm"] and any(
+            "no run yet" in said for said in results.warnings
+        )
         edited = tmp_path / "published/results/tiny/ddpm/seed1/metrics.json"
         edited.write_text(edited.read_text().replace("0.", "1.", 1))
         assert any(f.what.endswith("seed1/metrics.json") for f in bad(check_everything(["tiny"], None, None, 0)))
