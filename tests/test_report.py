@@ -268,7 +268,7 @@ def test_one_seed_has_an_interval_over_its_samples_that_marks_no_winner(place: P
     text = (target / "tables/main.md").read_text()
     assert text.count("± 1.0 †") == 3
     assert "**" not in text
-    assert "95 % interval over its samples alone" in (target / "index.html").read_text()
+    assert "95 % interval over draws of its samples" in (target / "index.html").read_text()
     column = "efficientnet-lite0/frechet_distance"
     for row in rows_of(target / "tables/main.csv").values():
         assert float(row[f"{column}_high"]) - float(row[column]) == pytest.approx(0.98)

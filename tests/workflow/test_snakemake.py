@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import random
+import resource
 import shutil
 import time
 from collections.abc import Callable
@@ -39,9 +40,15 @@ def test_from_nothing_to_the_report(finished: Finished) -> None:
 
 
 def test_a_second_run_has_nothing_to_do(repository: Repository) -> None:
-    began = time.monotonic()
+    began = _seconds_of_children()
     assert "Nothing to be done" in repository.snakemake()
-    assert time.monotonic() - began < 10
+    assert _seconds_of_children() - began < 10
+
+
+def _seconds_of_children() -> float:
+    """Of computing, so that a busy machine changes nothing."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def test_neither_times_of_files_nor_snakemakes_notes_matter(repository: Repository) -> None:
