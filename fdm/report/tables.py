@@ -284,10 +284,12 @@ def _error_sentence(results: Results, columns: Iterable[Column]) -> str:
 def _seeds_sentence(results: Results) -> str:
     counts = sorted({len(method.runs) for method in results.methods})
     if counts == [1]:
-        return "One seed per method: no interval can be given, and small differences mean nothing."
+        return "One seed per method: no interval over trainings can be given, and small differences mean nothing."
+    if counts[0] == 1:
+        return f"Means over up to {counts[-1]} seeds, with 95 % t-intervals where there are more than one."
     said = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     return (
-        f"Means over {said} seeds with 95 % t-intervals; a value is in bold only if its interval lies clear of all "
+        f"Means over {said} seeds with 95 % t-intervals; a value is in bold only if its interval lies clear of all "
         "others."
     )
 
