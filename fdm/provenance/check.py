@@ -16,9 +16,9 @@ from fdm.provenance.folder import (
     MANIFEST,
     PUBLISHED,
     RunFolder,
-    of_suite,
     read_folder,
     record_name,
+    results_of,
     under_dvc,
     unpublished,
 )
@@ -46,7 +46,7 @@ def check_everything(
         return check_suites(suites, Path("results"), Path("reports"), metrics, device)
     found, stores = list[Finding](), dict[Path, Finding]()
     for name in suites or there:
-        folder = of_suite(name, "results").parent
+        folder = results_of(name).parent
         found += check_suites([name], folder, reports or folder.parent / "reports", metrics, device, stores)
     return found
 

@@ -88,9 +88,9 @@ def read_folder(folder: Path) -> RunFolder:
     return RunFolder(folder, records, damaged, files)
 
 
-def of_suite(suite: str, kind: str) -> Path:
-    """``<kind>/<suite>`` (kind: results, reports), or the published copy where that is not here."""
-    own = Path(kind) / suite
+def results_of(suite: str) -> Path:
+    """``results/<suite>``, or the published copy where that is not here."""
+    own = Path("results") / suite
     return own if own.is_dir() or not (PUBLISHED / own).is_dir() else PUBLISHED / own
 
 

@@ -16,7 +16,7 @@ from fdm.config import nearest
 from fdm.data import open_store
 from fdm.errors import UserError
 from fdm.provenance.again import commands, same_now
-from fdm.provenance.folder import RunFolder, of_suite, read_folder, record_name
+from fdm.provenance.folder import RunFolder, read_folder, record_name, results_of
 from fdm.provenance.pick import pick
 from fdm.report.load import Method, Results, Run, load
 from fdm.report.numbers import Estimate
@@ -114,7 +114,7 @@ def tables_of(suite: str, folder: Path | None = None) -> tuple[Results, dict[str
         UserError: no such results, damaged ones, or none of which a table can be made.
     """
     name = Path(suite).stem if suite.endswith((".yaml", ".yml")) else suite
-    folder = folder or of_suite(name, "results")
+    folder = folder or results_of(name)
     if not folder.is_dir():
         there = sorted(path.name for path in folder.parent.glob("*/")) if folder.parent.is_dir() else []
         raise UserError(f"{folder}: no results here{nearest(name, there)}; there are: {', '.join(there) or 'none'}")

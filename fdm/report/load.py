@@ -238,7 +238,7 @@ def load(suite: str, results: Path, plan: Plan, partial: bool = False) -> Result
     """Read and check every run of ``plan`` below ``results``.
 
     Args:
-        partial: leave experiments without any run out, with a warning.
+        partial: leave runs that are not finished out, and experiments without any, with a warning.
 
     Raises:
         UserError: nothing there, an experiment without any run, a missing or damaged file, or one of another run.
@@ -251,7 +251,8 @@ def load(suite: str, results: Path, plan: Plan, partial: bool = False) -> Result
     warnings: list[str] = []
     methods = []
     for name in plan.experiments or present:
-        runs = [_run(folder) for folder in _seed_folders(results / name)]
+        folders = _seed_folders(results / name)
+        runs = [_run(folder) for folder in folders if not partial or (folder / "manifest.json").is_file()]
         if not runs and partial:
             warnings.append(f"{name}: no run yet.")
             continue
