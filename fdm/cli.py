@@ -435,6 +435,9 @@ def report(
     suite: Annotated[str | None, typer.Argument(help="Suite whose results are reported.")] = None,
     results: Annotated[Path | None, typer.Option(metavar="DIR", help="Default: results/SUITE.")] = None,
     to: Annotated[Path | None, typer.Option(metavar="DIR", help="Default: reports/SUITE.")] = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Report what is finished so far; the page says what is missing.")
+    ] = False,
     check: Annotated[
         bool, typer.Option("--check", help="Build nothing: name every cell and file that is not what the results give.")
     ] = False,
@@ -460,7 +463,7 @@ def report(
     name = Path(suite).stem if suite.endswith((".yaml", ".yml")) else suite
     results, to = results or Path("results") / name, to or Path("reports") / name
     if not check:
-        _say(f"report: {build(suite, results, to)}")
+        _say(f"report: {build(suite, results, to, partial)}")
         return
     found = check_report(suite, results, to)
     for line in found:

@@ -22,7 +22,7 @@ from PIL import Image
 from scipy import stats
 
 from fdm.errors import UserError
-from fdm.report import build
+from fdm.report import build, check
 
 SIDE = 32
 STAGES = {"ddpm": 1, "fdm-ds-2": 2, "fdm-ds-3": 3}
@@ -361,6 +361,17 @@ def test_missing_seed_is_a_warning_and_missing_experiment_an_error(place: Path) 
     assert "\n" not in str(caught.value)
     assert (place / "reports/demo/index.html").read_text() == text, "a failed build leaves the old report"
     assert sorted(path.name for path in (place / "reports").iterdir()) == [".demo.lock", "demo"]
+
+
+def test_a_suite_in_the_making_has_a_partial_report(place: Path) -> None:
+    results = make_results(place, seeds=(0, 1))
+    (results / "fdm-ds-2").rename(place / "apart")
+    (results / "ddpm/seed1/manifest.json").unlink()  # trained, not yet scored
+    text = build("demo", results, place / "reports/demo", partial=True).read_text()
+    assert "fdm-ds-2: no run yet." in text and "ddpm: no run for seed 1." in text
+    assert check("demo", results, place / "reports/demo") == [], "a partial report is checked as one"
+    (place / "apart").rename(results / "fdm-ds-2")
+    assert "fdm-ds-2/seed0" in "\n".join(check("demo", results, place / "reports/demo")), "its runs have come since"
 
 
 def test_code_revisions_and_devices_that_differ_are_said(place: Path) -> None:

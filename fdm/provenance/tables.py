@@ -9,7 +9,7 @@ from fdm.errors import UserError
 from fdm.provenance.finding import Finding
 from fdm.provenance.folder import under_dvc
 from fdm.report import check as check_report
-from fdm.report.audit import RECORD, altered
+from fdm.report.audit import RECORD, altered, is_partial
 from fdm.report.load import load
 from fdm.report.plan import read_plan
 from fdm.report.sections import build_tables
@@ -42,7 +42,7 @@ def check_tables(suite: str, results: Path, report: Path, complete: bool) -> Ite
 def _tables(suite: str, results: Path, report: Path) -> Iterator[str]:
     """Files of the report that were changed since it was built, and tables that the results give differently."""
     yield from altered(report, under_dvc)
-    for name, table in build_tables(load(suite, results, read_plan(suite))).found.items():
+    for name, table in build_tables(load(suite, results, read_plan(suite), is_partial(report))).found.items():
         path = report / "tables" / f"{name}.csv"
         if path.is_file() and path.read_text(encoding="utf-8") != as_csv(table):
             yield f"tables/{name}.csv: not what the results give"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fdm.errors import UserError
 from fdm.report import style
-from fdm.report.audit import RECORD, differences, record
+from fdm.report.audit import RECORD, differences, is_partial, record
 from fdm.report.load import Results, load
 from fdm.report.page import render
 from fdm.report.plan import read_plan
@@ -26,13 +26,14 @@ from fdm.store import locked
 OURS = {"index.html", RECORD, "tables", "figures"} | TRACKED
 
 
-def build(suite: str, results: Path, target: Path) -> Path:
+def build(suite: str, results: Path, target: Path, partial: bool = False) -> Path:
     """Read the results of a suite and write its report.
 
     Args:
         suite: its name; ``params/suites/<suite>.yaml`` gives order, title and seeds (or a path to such a file).
         results: the suite's folder, ``results/<suite>``, with ``<experiment>/seed<k>/`` in it.
         target: folder of the report, ``reports/<suite>``; replaced as a whole when the new one is complete.
+        partial: leave out what is not finished, and say so on the page, instead of refusing.
 
     Returns:
         Path of the page, ``<target>/index.html``.
@@ -41,7 +42,7 @@ def build(suite: str, results: Path, target: Path) -> Path:
         UserError: a file is missing, damaged or of another run, or the report cannot be written. The old report stays.
     """
     _refuse_foreign(target)
-    with _built(suite, results, target) as part:
+    with _built(suite, results, target, partial) as part:
         _swap(part, target)
     return target / "index.html"
 
@@ -56,14 +57,15 @@ def check(suite: str, results: Path, target: Path) -> list[str]:
     """
     if not (target / RECORD).is_file():
         raise UserError(f"{target}: no report with a {RECORD} here; run `fdm report {suite}` first")
-    with _built(suite, results, target) as part:
+    with _built(suite, results, target, is_partial(target)) as part:
         return list(differences(target, part))
 
 
 @contextmanager
-def _built(suite: str, results: Path, target: Path) -> Iterator[Path]:
+def _built(suite: str, results: Path, target: Path, partial: bool) -> Iterator[Path]:
     """A complete new report in a folder beside ``target``, removed afterwards unless it was moved."""
-    found = load(Path(suite).stem if suite.endswith((".yaml", ".yml")) else suite, results, read_plan(suite))
+    name = Path(suite).stem if suite.endswith((".yaml", ".yml")) else suite
+    found = load(name, results, read_plan(suite), partial)
     # Fixed names, because the lock keeps others out: what a killed process left is cleared by the next one.
     part = target.with_name(f".{target.name}.part")
     try:
@@ -73,7 +75,7 @@ def _built(suite: str, results: Path, target: Path) -> Iterator[Path]:
                 shutil.rmtree(part, ignore_errors=True)
                 (part / "tables").mkdir(parents=True)
                 (part / "figures").mkdir()
-                _write(found, part)
+                _write(found, part, partial)
                 yield part
             finally:
                 shutil.rmtree(part, ignore_errors=True)
@@ -81,7 +83,7 @@ def _built(suite: str, results: Path, target: Path) -> Iterator[Path]:
         raise UserError(f"{target}: cannot write the report: {error.strerror or error}") from None
 
 
-def _write(results: Results, part: Path) -> None:
+def _write(results: Results, part: Path, partial: bool) -> None:
     looks = style.looks(results)
     with style.drawing():
         sections = build_sections(Canvas(results, looks, part / "figures"))
@@ -90,7 +92,7 @@ def _write(results: Results, part: Path) -> None:
             write_table(block, part / "tables")
     write_tracked(results, part)
     _save(part / "index.html", render(results, looks, sections))
-    _save(part / RECORD, json.dumps(record(results, part), indent=2, ensure_ascii=False) + "\n")
+    _save(part / RECORD, json.dumps(record(results, part, partial), indent=2, ensure_ascii=False) + "\n")
 
 
 def _save(path: Path, text: str) -> None:

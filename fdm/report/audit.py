@@ -27,11 +27,12 @@ def digests(folder: Path) -> dict[str, str]:
     return {name: sha256(path) for name, path in names.items() if name != RECORD}
 
 
-def record(results: Results, folder: Path) -> dict[str, Any]:
+def record(results: Results, folder: Path, partial: bool) -> dict[str, Any]:
     """Content of a report's ``manifest.json``: the runs with their identities and files, and the digest of every file."""
     return {
         "suite": results.suite,
         "title": results.title,
+        "partial": partial,
         "runs": {
             f"{method.name}/seed{run.seed}": {"identities": run.manifest.identities, "files": _sources(run)}
             for method in results.methods
@@ -63,6 +64,15 @@ def differences(report: Path, fresh: Path) -> Iterator[str]:
             yield from cells or [f"{name}: not what the results give ({cause})"]
         elif have[name] != then["files"].get(name):
             yield f"{RECORD}: its digest of {name} is not that of the file"
+
+
+def is_partial(report: Path) -> bool:
+    """Was this report built of the runs that were finished then, and not of a whole suite?
+
+    Raises:
+        UserError: it has no readable record.
+    """
+    return bool(_read(report)["partial"])
 
 
 def altered(report: Path, excused: Callable[[Path], bool]) -> Iterator[str]:
@@ -186,4 +196,4 @@ def _read(folder: Path) -> dict[str, Any]:
         assert all(isinstance(digest, str) for digest in files.values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError):
         raise UserError(f"{path}: missing or damaged, so there is no report to check; run `fdm report` first") from None
-    return {"runs": runs, "files": files}
+    return {"runs": runs, "files": files, "partial": content.get("partial", False)}
