@@ -109,17 +109,24 @@ def test_one_seed_knows_no_difference(place: Path) -> None:
     assert claim["verdict"] == "not testable at this scale" and "One seed" in claim["reason"]
 
 
-def test_evaluations_are_drawn_as_lines(place: Path) -> None:
+def test_evaluations_of_one_model_are_drawn_as_lines(place: Path) -> None:
     results = make(place, {"ddpm": [5.0, 6.0], "fdm-ds-2": [4.0, 5.0], "fdm-ds-3": [3.0, 4.0]})
-    for steps, spacing, name in ((10, "uniform", "fdm-ds-2"), (30, "quadratic", "fdm-ds-3")):
-        for path in (results / name).glob("seed*/manifest.json"):
-            manifest = json.loads(path.read_text())
-            manifest["experiment"]["sampling"] |= {"steps": steps, "spacing": spacing}
-            path.write_text(json.dumps(manifest))
-    build("demo", results, place / "reports/demo")
-    svg = (place / "reports/demo/figures/ablation-stages.svg").read_text()
+    base = json.loads((results / "ddpm/seed0/manifest.json").read_text())["experiment"]
+
+    def figure(**other: object) -> str:
+        for steps, spacing, name in ((10, "uniform", "fdm-ds-2"), (30, "quadratic", "fdm-ds-3")):
+            for path in (results / name).glob("seed*/manifest.json"):
+                manifest = json.loads(path.read_text())
+                sampling = base["sampling"] | {"steps": steps, "spacing": spacing}
+                manifest["experiment"] = base | {"name": name, "sampling": sampling} | other
+                path.write_text(json.dumps(manifest))
+        build("demo", results, place / "reports/demo")
+        return (place / "reports/demo/figures/ablation-stages.svg").read_text()
+
+    svg = figure()
     assert "network evaluations per sample" in svg and ">10<" in svg and ">30<" in svg
     assert ", uniform<" in svg and ", quadratic<" in svg, "one line for each way of sampling"
+    assert "network evaluations per sample" not in figure(training=base["training"] | {"images": 7}), "another model"
 
 
 GOOD = {"ddpm": [50.0, 60.0, 70.0], "fdm-ds-2": [40.0, 50.0, 55.0]}

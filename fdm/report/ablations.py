@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, NullLocator
 
 from fdm.grids import Ablation
-from fdm.report.load import Method, Results, Run
+from fdm.report.load import Method, Results, Run, settings_of
 from fdm.report.numbers import Estimate, Scale, scale
 from fdm.report.origin import Origin, Source
 from fdm.report.paired import DISTANCES, SCORES, difference, quality, ratio, value_of, word
@@ -75,7 +75,9 @@ def ablation_table(name: str, ablation: Ablation, results: Results) -> Table:
 def ablation_figure(ablation: Ablation, results: Results, looks: Mapping[str, Look]) -> Figure:
     """Quality of every member and its difference to the baseline; against evaluations where these are varied."""
     members = members_of(ablation, results)
-    if len({_steps(method) for method in members}) > 1:
+    trained = [{k: v for k, v in settings_of(method.config).items() if k != "sampling"} for method in members]
+    # A line joins samplings of one and the same model; different models are points.
+    if len({_steps(method) for method in members}) > 1 and all(settings == trained[0] for settings in trained):
         return _against_evaluations(members, looks)
     labels = _labels(members)
     height = 0.42 * len(members) + 0.7

@@ -14,16 +14,15 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from fdm.report.axes import log_if_wide, plain_log
-from fdm.report.labels import Mark, label_marks
+from fdm.report.labels import Mark, label_marks, legend_of_marks, legend_rows
 from fdm.report.load import Method, Results, Run
 from fdm.report.numbers import Kind, estimate, scale
-from fdm.report.pareto import Point, front
+from fdm.report.pareto import Point
 from fdm.report.style import Look, belongs
 from fdm.report.tables import network_title
 
 WINDOWS = 40
-MOST_NAMES = 16
-"""Of more methods than that, those that another beats in both cost and quality are not named."""
+MOST_NAMES = 8  # beside marks; of more methods they would cover each other and the axes
 
 
 def training_curves(results: Results, looks: Mapping[str, Look]) -> Figure:
@@ -68,20 +67,26 @@ def quality_against_cost(results: Results, looks: Mapping[str, Look]) -> Figure:
         ("FLOPs per sample", "flops", lambda run: run.cost.flops_per_sample),
         ("time per sample", "seconds", lambda run: run.cost.seconds_per_sample),
     ]
-    height = 3.5 * len(networks) + 0.1
+    beside = len(results.methods) <= MOST_NAMES
+    below = 0.0 if beside else 0.22 * legend_rows(len(results.methods)) + 0.1
+    height = 3.5 * len(networks) + 0.1 + below
     figure = Figure(figsize=(8.6, height))
     grid = figure.subplots(len(networks), 2, squeeze=False, sharey="row")
-    figure.subplots_adjust(left=0.085, right=0.985, top=1 - 0.12 / height, bottom=0.55 / height, wspace=0.1, hspace=0.3)
+    figure.subplots_adjust(
+        left=0.085, right=0.985, top=1 - 0.12 / height, bottom=(0.55 + below) / height, wspace=0.1, hspace=0.3
+    )
     marks: list[tuple[Axes, list[Point]]] = []
     for line, network in zip(grid, networks, strict=True):
         for axes, (label, kind, cost) in zip(line, costs, strict=True):
             marks.append((axes, _scatter(axes, results, looks, network, cost, label, kind)))
         name = "FID" if network == "inception-v3" else "Fréchet distance"
         line[0].set_ylabel(f"{name} ({network_title(network)})")
+    if not beside:
+        legend_of_marks(figure, results.methods, looks)
+        return figure
     figure.draw_without_rendering()  # settles the limits, which the places of names depend on
     for axes, points in marks:
-        named = points if len(points) <= MOST_NAMES else front(points)
-        label_marks(axes, [Mark(point.method.name, point.method.title, point.cost, point.quality) for point in named])
+        label_marks(axes, [Mark(point.method.name, point.method.title, point.cost, point.quality) for point in points])
     return figure
 
 

@@ -1,13 +1,17 @@
-"""Names beside the marks of a scatter plot, placed so that they cover neither marks nor each other."""
+"""Names of the marks of a scatter plot: beside them, so that they cover neither marks nor each other, or in a legend below."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
+from fdm.report.load import Method
 from fdm.report.numbers import Estimate
-from fdm.report.style import MUTED, belongs
+from fdm.report.style import MUTED, Look, belongs
 
 SIZE, LETTER = 7.5, 4.0  # font size and a letter's mean width in points, on the wide side: pages use other fonts
 LONGEST = 48
@@ -27,7 +31,7 @@ class Mark:
 def label_marks(axes: Axes, marks: list[Mark]) -> None:
     """Write each name at the first free place around its mark: beside it, then ever further above and below."""
     points = [_at(axes, mark.x.mean, mark.y.mean) for mark in marks]
-    (left, _), (right, _) = (axes.transAxes.transform(corner) * 72 / _dpi(axes) for corner in ((0, 0), (1, 1)))
+    (left, bottom), (right, _) = (axes.transAxes.transform(corner) * 72 / _dpi(axes) for corner in ((0, 0), (1, 1)))
     taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in points]
     for mark in marks:
         taken.append(_box(axes, (mark.x.mean, mark.y.low), (mark.x.mean, mark.y.high)))
@@ -50,7 +54,7 @@ def label_marks(axes: Axes, marks: list[Mark]) -> None:
         free = (
             i
             for i, box in enumerate(boxes)
-            if _fits(box, left, right) and not any(_meet(box, other) for other in taken)
+            if left <= box[0] and box[2] <= right and bottom <= box[1] and not any(_meet(box, other) for other in taken)
         )
         place = next(free, 0)
         across, up, align = offsets[place]
@@ -72,6 +76,22 @@ def label_marks(axes: Axes, marks: list[Mark]) -> None:
         belongs(mark.method, name, *([name.arrow_patch] if name.arrow_patch else []))
 
 
+def legend_rows(count: int) -> int:
+    """Lines of a legend of ``count`` marks; each needs 0.22 inches."""
+    return -(-count // 3)
+
+
+def legend_of_marks(figure: Figure, methods: Sequence[Method], looks: Mapping[str, Look]) -> None:
+    """Names of marks below all panels, in as many lines as :func:`legend_rows` says."""
+    handles = [
+        Line2D([], [], color=looks[m.name].light, marker=looks[m.name].marker, linestyle="none", label=m.title)
+        for m in methods
+    ]
+    legend = figure.legend(handles=handles, loc="lower center", ncols=3, fontsize=SIZE, handletextpad=0.2)
+    for method, *parts in zip(methods, legend.legend_handles, legend.get_texts(), strict=True):
+        belongs(method.name, *(part for part in parts if part is not None))
+
+
 def _dpi(axes: Axes) -> float:
     figure = axes.get_figure(root=True)
     assert figure is not None
@@ -86,10 +106,6 @@ def _at(axes: Axes, x: float, y: float) -> tuple[float, float]:
 def _box(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> Box:
     (x0, y0), (x1, y1) = _at(axes, *start), _at(axes, *end)
     return x0 - 1, y0 - 1, x1 + 1, y1 + 1
-
-
-def _fits(box: Box, left: float, right: float) -> bool:
-    return left <= box[0] and box[2] <= right
 
 
 def _meet(a: Box, b: Box) -> bool:

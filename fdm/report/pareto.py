@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from fdm.report.axes import log_if_wide
+from fdm.report.labels import legend_of_marks, legend_rows
 from fdm.report.load import Method, Results, Run
 from fdm.report.numbers import Estimate, Kind, scale
 from fdm.report.paired import quality, value_of
@@ -47,7 +47,7 @@ def pareto_figure(results: Results, looks: Mapping[str, Look]) -> Figure:
     panels = [(label, kind, _points(results, cost)) for label, kind, cost in COSTS]
     fronts = [front(points) for _, _, points in panels]
     named = [m for m in results.methods if any(m is point.method for line in fronts for point in line)]
-    rows = -(-len(named) // 3)
+    rows = legend_rows(len(named))
     height = 6.2 + 0.2 * rows
     figure = Figure(figsize=(8.6, height))
     grid = figure.subplots(2, 2, sharey=True)
@@ -58,11 +58,7 @@ def pareto_figure(results: Results, looks: Mapping[str, Look]) -> Figure:
         _panel(axes, points, line, named, looks, kind, label)
     for axes in grid[:, 0]:
         axes.set_ylabel("Fréchet distance")
-    handles = [
-        Line2D([], [], color=looks[m.name].light, marker=looks[m.name].marker, linestyle="none", label=m.title)
-        for m in named
-    ]
-    figure.legend(handles=handles, loc="lower center", ncols=3, fontsize=7.5, handletextpad=0.2)
+    legend_of_marks(figure, named, looks)
     return figure
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fdm.report.figures import MOST_NAMES, quality_against_cost
+from fdm.report.figures import quality_against_cost
 from fdm.report.load import Results
 from fdm.report.section import Canvas, Section
 from fdm.report.table import Table
@@ -18,13 +18,12 @@ def tables(results: Results) -> tuple[Table, ...]:
 
 def build(canvas: Canvas) -> Section:
     """The main table and the scatter plots."""
-    count = len(canvas.results.methods)
     quality = canvas.draw(
         "quality",
         "Quality against the cost of a sample",
         "One mark per method: mean over seeds, bars are 95 % t-intervals where there are at least two seeds. "
         "Towards the lower left: better for less. FLOPs are counted, time was measured on the device named "
-        "above." + (f" Named: those that no other beats in both, of {count} methods." if count > MOST_NAMES else ""),
+        "above.",
         "Scatter plots of distance to the reference images against FLOPs and against time per sample, one "
         "mark per method",
         quality_against_cost(canvas.results, canvas.looks),
