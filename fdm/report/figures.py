@@ -10,11 +10,10 @@ import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from fdm.report.axes import log_if_wide, plain_log
-from fdm.report.labels import Mark, label_marks, legend_of_marks, legend_rows
+from fdm.report.labels import Mark, label_marks, legend_below, legend_rows
 from fdm.report.load import Method, Results, Run
 from fdm.report.numbers import Kind, estimate, scale
 from fdm.report.pareto import Point
@@ -31,7 +30,7 @@ def training_curves(results: Results, looks: Mapping[str, Look]) -> Figure:
     panels: list[int | None] = [None, *stages] if len(stages) > 1 else [None]
     columns = min(len(panels), 2)
     lines = math.ceil(len(panels) / columns)
-    rows = math.ceil(len(results.methods) / 3)
+    rows = legend_rows(len(results.methods))
     height = 2.5 * lines + 0.22 * rows + 0.35
     figure = Figure(figsize=(8.6, height), layout=None)
     grid = figure.subplots(lines, columns, squeeze=False)
@@ -56,7 +55,7 @@ def training_curves(results: Results, looks: Mapping[str, Look]) -> Figure:
         axes.set_visible(False)
     for column in range(columns):
         grid[(len(panels) - 1 - column) // columns if column < len(panels) else 0][column].set_xlabel("images seen")
-    _legend(figure, results, looks)
+    legend_below(figure, results.methods, looks, lines=True)
     return figure
 
 
@@ -82,7 +81,7 @@ def quality_against_cost(results: Results, looks: Mapping[str, Look]) -> Figure:
         name = "FID" if network == "inception-v3" else "Fréchet distance"
         line[0].set_ylabel(f"{name} ({network_title(network)})")
     if not beside:
-        legend_of_marks(figure, results.methods, looks)
+        legend_below(figure, results.methods, looks)
         return figure
     figure.draw_without_rendering()  # settles the limits, which the places of names depend on
     for axes, points in marks:
@@ -150,22 +149,3 @@ def _scatter(
 def _distance(run: Run, network: str) -> float | None:
     scores = run.metrics.features.get(network, {})
     return scores.get("fid", scores.get("frechet_distance"))
-
-
-def _legend(figure: Figure, results: Results, looks: Mapping[str, Look]) -> None:
-    handles = [
-        Line2D(
-            [],
-            [],
-            color=looks[m.name].light,
-            linestyle=looks[m.name].dash,
-            linewidth=1.8,
-            label=m.title,
-        )
-        for m in results.methods
-    ]
-    legend = figure.legend(
-        handles=handles, loc="lower center", ncols=min(3, len(handles)), handlelength=2.6, columnspacing=2.0
-    )
-    for method, *parts in zip(results.methods, legend.legend_handles, legend.get_texts(), strict=True):
-        belongs(method.name, *(part for part in parts if part is not None))

@@ -77,17 +77,27 @@ def label_marks(axes: Axes, marks: list[Mark]) -> None:
 
 
 def legend_rows(count: int) -> int:
-    """Lines of a legend of ``count`` marks; each needs 0.22 inches."""
+    """Lines of a legend of ``count`` names; each needs 0.22 inches."""
     return -(-count // 3)
 
 
-def legend_of_marks(figure: Figure, methods: Sequence[Method], looks: Mapping[str, Look]) -> None:
-    """Names of marks below all panels, in as many lines as :func:`legend_rows` says."""
+def legend_below(figure: Figure, methods: Sequence[Method], looks: Mapping[str, Look], lines: bool = False) -> None:
+    """Names of marks, or of lines, below all panels, in as many lines as :func:`legend_rows` says."""
     handles = [
-        Line2D([], [], color=looks[m.name].light, marker=looks[m.name].marker, linestyle="none", label=m.title)
-        for m in methods
+        Line2D([], [], color=look.light, linestyle=look.dash, linewidth=1.8, label=method.title)
+        if lines
+        else Line2D([], [], color=look.light, linestyle="none", marker=look.marker, label=method.title)
+        for method in methods
+        for look in [looks[method.name]]
     ]
-    legend = figure.legend(handles=handles, loc="lower center", ncols=3, fontsize=SIZE, handletextpad=0.2)
+    legend = figure.legend(
+        handles=handles,
+        loc="lower center",
+        ncols=min(3, len(handles)),
+        fontsize=SIZE,
+        handlelength=2.6 if lines else 1.0,
+        handletextpad=0.6,
+    )
     for method, *parts in zip(methods, legend.legend_handles, legend.get_texts(), strict=True):
         belongs(method.name, *(part for part in parts if part is not None))
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from fdm.report.axes import log_if_wide
-from fdm.report.labels import legend_of_marks, legend_rows
+from fdm.report.labels import legend_below, legend_rows
 from fdm.report.load import Method, Results, Run
 from fdm.report.numbers import Estimate, Kind, scale
 from fdm.report.paired import quality, value_of
@@ -58,7 +58,7 @@ def pareto_figure(results: Results, looks: Mapping[str, Look]) -> Figure:
         _panel(axes, points, line, named, looks, kind, label)
     for axes in grid[:, 0]:
         axes.set_ylabel("Fréchet distance")
-    legend_of_marks(figure, named, looks)
+    legend_below(figure, named, looks)
     return figure
 
 
