@@ -513,16 +513,18 @@ def trace(
 def publish(
     suite: Annotated[str, typer.Argument(help="Suite with finished runs in results/.")],
     results: Annotated[Path | None, typer.Option(metavar="DIR", help="Default: results/SUITE.")] = None,
-    report: Annotated[Path | None, typer.Option(metavar="DIR", help="Default: reports/SUITE.")] = None,
+    report: Annotated[bool, typer.Option(help="Make the report of all published runs, too.")] = True,
 ) -> None:
-    """Copy what git should hold of a suite to published/: records and scores of finished runs, and the report.
+    """Copy what git should hold of finished runs to published/: records, scores, curves, pictures; and make the report of all.
 
     Example: fdm publish cifar10-cpu && git add published
     """
     from fdm.provenance.publish import publish as copy
 
-    runs, reported = copy(suite, results or Path("results") / suite, report or Path("reports") / suite)
-    print(f"published/results/{suite}: {runs} runs; {f'published/reports/{suite}' if reported else 'no report yet'}")
+    runs = copy(suite, results or Path("results") / suite, report=report)
+    print(f"published/results/{suite}: {runs} {'run' if runs == 1 else 'runs'} copied")
+    if report:
+        print(f"published/reports/{suite}: made of all runs there")
 
 
 @app.command()

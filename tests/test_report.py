@@ -22,7 +22,10 @@ from PIL import Image
 from scipy import stats
 
 from fdm.errors import UserError
+from fdm.picture import save_grid
 from fdm.report import build, check
+from fdm.report.load import load
+from fdm.report.plan import read_plan
 
 SIDE = 32
 STAGES = {"ddpm": 1, "fdm-ds-2": 2, "fdm-ds-3": 3}
@@ -372,6 +375,30 @@ def test_a_suite_in_the_making_has_a_partial_report(place: Path) -> None:
     assert check("demo", results, place / "reports/demo") == [], "a partial report is checked as one"
     (place / "apart").rename(results / "fdm-ds-2")
     assert "fdm-ds-2/seed0" in "\n".join(check("demo", results, place / "reports/demo")), "its runs have come since"
+
+
+def test_a_partial_report_draws_what_there_is(place: Path) -> None:
+    results = make_results(place, seeds=(0, 1))
+    first, other, bare = (results / f"{name}/seed0" for name in STAGES)
+    for name in ("samples.npy", "trajectory.npz", "training.csv"):
+        (bare / name).unlink()
+        (bare.with_name("seed1") / name).unlink()
+    with pytest.raises(UserError, match="missing or damaged"):
+        build("demo", results, place / "reports/demo")
+    images = np.load(first / "samples.npy")
+    save_grid(first / "grid.png", images)
+    (first / "samples.npy").unlink()
+    (other / "trajectory.npz").unlink()  # its second seed has one
+    report = place / "reports/demo"
+    text = build("demo", results, report, partial=True).read_text()
+    assert f"no picture or curve shows: {TITLES['fdm-ds-3']}." in text
+    assert {path.stem for path in (report / "figures").glob("reverse-*.svg")} == {"reverse-ddpm", "reverse-fdm-ds-2"}
+    lines = (report / "tables/main.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["experiment", *STAGES], "tables need none of these files"
+    run = load("demo", results, read_plan("demo"), partial=True).methods[0].runs[0]
+    assert run.folder == first and np.array_equal(run.samples(32), images[:32]), "cut out of the picture"
+    with pytest.raises(UserError, match="does not hold the first 65"):
+        run.samples(65)
 
 
 def test_code_revisions_and_devices_that_differ_are_said(place: Path) -> None:

@@ -23,7 +23,12 @@ PUBLISHED_FILES = (
     "neighbours.npz",
     MANIFEST,
 )
-"""Of a run: all that tables are made of. The rest is larger, and for DVC."""
+"""Of a run: all that tables are made of."""
+PUBLISHED_PICTURES = (
+    *("grid.png", "trajectory.npz", "training.csv", "forward.npz"),
+    *("autoencoder.csv", "reconstructions.png", "restore.png", "vary.png", "interpolate.png"),
+)
+"""Of a run, where it is there: what a report draws. Weights and samples are larger, and for DVC."""
 
 
 @dataclass(frozen=True)

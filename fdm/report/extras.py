@@ -60,8 +60,8 @@ def neighbours(results: Results) -> list[tuple[Method, Neighbours]]:
 
 def _with(name: str, results: Results) -> Sequence[Method]:
     """All methods, if any has the file: a single one that lacks it is then an error of its own."""
-    there = [(method.runs[0].folder / name).is_file() for method in results.methods]
-    return results.methods if any(there) else ()
+    methods = results.having(name).methods
+    return methods if any(method.runs[0].has([name]) for method in methods) else ()
 
 
 def load_forward(path: Path, again: str) -> Forward:

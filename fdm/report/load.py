@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fdm.config import explain
@@ -27,6 +28,11 @@ from fdm.store import sealed, sha256
 CURVE = ("step", "images", "stage", "loss")
 KINDS = ("train", "sample", "evaluate")
 DRAWN = ("vary", "interpolate")
+SAMPLES = ("samples.npy", "grid.png")
+"""Where a run's first samples are: all of them, or the first 64 as a picture (published results have only that)."""
+PICTURED = (SAMPLES, ("trajectory.npz",), ("training.csv",), ("forward.npz",))
+"""Files behind pictures and curves; one of each group is enough. Tables do without them, and a partial report may."""
+GRID_COLUMNS, GRID_GAP = 8, 2  # of grid.png (fdm/picture.py)
 
 
 class File(BaseModel):
@@ -170,6 +176,10 @@ class Run:
     restored: Restored | None = None
     drawn: Mapping[str, Drawn] = field(default_factory=dict)
 
+    def has(self, files: Sequence[str]) -> bool:
+        """Whether one of these files is here."""
+        return any((self.folder / name).is_file() for name in files)
+
     @cached_property
     def curve(self) -> pd.DataFrame:
         """``training.csv``, checked; read when it is first needed, as tables do without it."""
@@ -183,6 +193,8 @@ class Run:
     def samples(self, count: int) -> np.ndarray:
         """The first ``count`` samples, uint8 (count, C, H, W)."""
         path = self.folder / "samples.npy"
+        if not path.is_file() and (self.folder / "grid.png").is_file():
+            return self._tiles(count)
         try:
             stored = map_array(path)
         except (OSError, ValueError):
@@ -193,6 +205,23 @@ class Run:
                 f"uint8 images; {again(self.folder, 'evaluate')}"
             )
         return np.array(stored[:count])
+
+    def _tiles(self, count: int) -> np.ndarray:
+        """The first ``count`` samples, cut out of ``grid.png``, which enlarges them by a whole factor and so loses nothing."""
+        path = self.folder / "grid.png"
+        side = int(self.manifest.experiment["dataset"]["resolution"])
+        with Image.open(path) as opened:
+            sheet = np.atleast_3d(np.asarray(opened))
+        sheet = sheet[:: (factor := sheet.shape[1] // (GRID_COLUMNS * (side + GRID_GAP) + GRID_GAP)), ::factor]
+        starts = range(GRID_GAP, sheet.shape[0] - side, side + GRID_GAP)
+        tiles = [
+            sheet[top : top + side, left : left + side].transpose(2, 0, 1)
+            for top in starts
+            for left in range(GRID_GAP, sheet.shape[1] - side, side + GRID_GAP)
+        ]
+        if self.manifest.records["sample"].classes or len(tiles) < count:
+            raise UserError(f"{path}: does not hold the first {count} samples; {again(self.folder, 'sample')}")
+        return np.stack(tiles[:count])
 
     def trajectory(self) -> Trajectory:
         """Frames of the reverse process."""
@@ -220,13 +249,21 @@ class Method:
 
 @dataclass(frozen=True)
 class Results:
-    """A suite's results in the order of the suite."""
+    """A suite's results in the order of the suite; ``partial`` ones may lack runs, and runs files that tables do without."""
 
     suite: str
     title: str
     methods: tuple[Method, ...]
     warnings: tuple[str, ...]
     ablations: Mapping[str, Ablation] = field(default_factory=dict)
+    partial: bool = False
+
+    def having(self, *files: str) -> Results:
+        """Of partial results the runs with one of these files, and methods with such a run; else all: a file that lacks is an error."""
+        if not self.partial:
+            return self
+        kept = [(m, tuple(run for run in m.runs if run.has(files))) for m in self.methods]
+        return replace(self, methods=tuple(replace(method, runs=runs) for method, runs in kept if runs))
 
     @property
     def runs(self) -> list[Run]:
@@ -238,7 +275,7 @@ def load(suite: str, results: Path, plan: Plan, partial: bool = False) -> Result
     """Read and check every run of ``plan`` below ``results``.
 
     Args:
-        partial: leave runs that are not finished out, and experiments without any, with a warning.
+        partial: leave runs that are not finished out, experiments without any, and pictures whose files are not here, with warnings.
 
     Raises:
         UserError: nothing there, an experiment without any run, a missing or damaged file, or one of another run.
@@ -286,9 +323,13 @@ def load(suite: str, results: Path, plan: Plan, partial: bool = False) -> Result
         warnings.append(
             "No suite file was found: experiments stand in alphabetical order, and missing runs go unnoticed."
         )
+    if partial and (
+        bare := [m.title for m in methods if not any(run.has(group) for run in m.runs for group in PICTURED)]
+    ):
+        warnings.append(f"Scores and costs alone are here, so no picture or curve shows: {'; '.join(bare)}.")
     found = {method.name for method in methods}
     ablations = {name: a for name, a in plan.ablations.items() if not partial or {a.baseline, *a.experiments} <= found}
-    return Results(suite, plan.title or suite, tuple(methods), tuple(warnings), ablations)
+    return Results(suite, plan.title or suite, tuple(methods), tuple(warnings), ablations, partial)
 
 
 def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:

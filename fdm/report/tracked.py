@@ -33,7 +33,7 @@ def write_tracked(results: Results, folder: Path) -> None:
         if score in DISTANCES
     ]
     _write(folder / "plots/quality.csv", ("experiment", "score", "distance"), distances)
-    losses = [(method.name, *point) for method in results.methods for point in _losses(method)]
+    losses = [(method.name, *point) for method in results.having("training.csv").methods for point in _losses(method)]
     _write(folder / "plots/training.csv", ("experiment", "images", "loss"), losses)
 
 

@@ -25,6 +25,9 @@ def build(canvas: Canvas) -> Section | None:
     if not found:
         return None
     titles = {method.name: method.title for method in canvas.results.methods}
+    drawn = autoencoders(canvas.results.having("autoencoder.csv"))
+    if not drawn:
+        return Section("autoencoders", "Autoencoders", (table(found, canvas.results),))
     figure = canvas.draw(
         "autoencoders",
         "Pretraining loss against images seen",
@@ -32,10 +35,10 @@ def build(canvas: Canvas) -> Section | None:
         "The total weights its terms as each configuration says, so totals of different kinds do not compare; the "
         "reconstruction term has no weight. Where the discriminator of a VQGAN joins, its total steps up.",
         "Loss of pretraining against images seen, one line per autoencoder: total and reconstruction term",
-        curves(found),
+        curves(drawn),
     )
     pictures = []
-    for own in found:
+    for own in drawn:
         image = own.runs[0].reconstructions()
         media, content = encode(np.asarray(image.convert("RGBA")))
         alt = f"Held-out images and their reconstructions by {own.title}, seed {own.runs[0].seed}"

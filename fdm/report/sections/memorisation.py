@@ -22,7 +22,10 @@ def build(canvas: Canvas) -> Section | None:
     found = neighbours(canvas.results)
     if not found:
         return None
-    pictures = tuple(memorisation_picture(method, item) for method, item in found)
+    drawn = neighbours(canvas.results.having("samples.npy"))
+    if not drawn:
+        return Section("memorisation", "Memorisation", (memorisation_table(found),))
+    pictures = tuple(memorisation_picture(method, item) for method, item in drawn)
     return Section(
         "memorisation",
         "Memorisation and failures",

@@ -10,8 +10,11 @@ from fdm.report.settings import describe
 ORDER = 30
 
 
-def build(canvas: Canvas) -> Section:
-    """One figure per method, of its first seed."""
+def build(canvas: Canvas) -> Section | None:
+    """One figure per method, of its first seed; None where partial results hold no trajectory."""
+    results = canvas.results.having("trajectory.npz")
+    if not results.methods:
+        return None
     drawings = [
         canvas.draw(
             f"reverse-{slug(method.name)}",
@@ -21,7 +24,7 @@ def build(canvas: Canvas) -> Section:
             reverse_process(method.runs[0].trajectory()),
             method.name,
         )
-        for method in canvas.results.methods
+        for method in results.methods
     ]
     caption = (
         "From noise (left) to data (right), two samples per method: above the noisy state z, below the signal "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fdm.report import style
+from fdm.report.load import SAMPLES
 from fdm.report.samples import COLUMNS, ROWS, encode, grid, shown, side_by_side
 from fdm.report.section import Canvas, Gallery, Picture, Section
 from fdm.report.settings import describe
@@ -10,25 +11,30 @@ from fdm.report.settings import describe
 ORDER = 20
 
 
-def build(canvas: Canvas) -> Section:
-    """One grid per method; the figure file holds all of them."""
-    results = canvas.results
+def build(canvas: Canvas) -> Section | None:
+    """One grid per method; the figure file holds all of them. None where partial results hold no samples."""
+    results = canvas.results.having(*SAMPLES)
+    if not results.methods:
+        return None
     selections = {method.name: shown(method.runs[0]) for method in results.methods}
     grids = {method.name: grid(method.runs[0], selections[method.name]) for method in results.methods}
     style.save(side_by_side(results, grids), canvas.folder, "samples")
+    seeds = {method.runs[0].seed for method in results.methods}
     pictures = []
     for method in results.methods:
         media, content = encode(grids[method.name])
         height, width = grids[method.name].shape[:2]
         alt = f"Grid of samples of {method.title}, seed {method.runs[0].seed}"
-        caption = " · ".join(filter(None, (describe(method, results), selections[method.name].caption)))
+        seed = f"seed {method.runs[0].seed}" if len(seeds) > 1 else ""
+        caption = " · ".join(filter(None, (describe(method, canvas.results), seed, selections[method.name].caption)))
         pictures.append(
             Picture(f"samples-{method.name}", method.title, caption, alt, media, content, width, height, (method.name,))
         )
     first = results.runs[0]
     caption = (
-        f"The first {min(COLUMNS * ROWS, first.metrics.samples)} samples of each method under seed {first.seed}, not "
-        "selected. Sample i uses the same stream of noise in every method."
+        f"The first {min(COLUMNS * ROWS, first.metrics.samples)} samples of each method under "
+        f"{f'seed {first.seed}' if len(seeds) == 1 else 'the first seed whose samples are here'}, not "
+        "selected. Under one seed, sample i uses the same stream of noise in every method."
     )
     if any(run.manifest.records["sample"].classes for run in results.runs):
         caption += " Where a method knows classes, each row shows the first samples of one class."

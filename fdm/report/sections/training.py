@@ -18,6 +18,9 @@ def tables(results: Results) -> tuple[Table, ...]:
 
 def build(canvas: Canvas) -> Section:
     """The curves, the cost of training, and FLOPs by stage."""
+    drawn = canvas.results.having("training.csv")
+    if not drawn.methods:
+        return Section("training", "Training", tables(canvas.results))
     curves = canvas.draw(
         "training",
         "Loss against images seen",
@@ -27,6 +30,6 @@ def build(canvas: Canvas) -> Section:
         "difficulty. Read each line for its own trend; the panels show the same losses for the steps of one "
         "stage.",
         "Training loss against images seen, one line per method, for all steps and for the steps of each stage",
-        training_curves(canvas.results, canvas.looks),
+        training_curves(drawn, canvas.looks),
     )
     return Section("training", "Training", (curves, *tables(canvas.results)))
