@@ -168,7 +168,7 @@ def test_every_suite_has_a_cost(project: Path) -> None:
 
 
 def test_the_command(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from fdm.cli import show
+    from fdm.cli.inspection import show
 
     show("smoke:fdm-ds-3", cost=True, peak_tflops=0.5)
     said = capsys.readouterr().out

@@ -1,0 +1,63 @@
+"""The command line: verbs by what they are for; thin, the work is elsewhere."""
+
+from __future__ import annotations
+
+import errno
+import signal
+import sys
+
+import typer
+
+from fdm.allocator import keep_freed_memory
+from fdm.cli import conditional, inspection, pipeline, results
+from fdm.cli.base import say
+from fdm.errors import Elsewhere, Interrupted, UserError
+from fdm.launch import end_with_launcher
+from fdm.slurm import requeue
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Multi-stage diffusion models: train, sample, score, prove, report. EXPERIMENT is SUITE:NAME, for example "
+    "[bold]digits:ddpm[/], or a file that `fdm show --yaml` wrote.",
+)
+
+VERBS = {
+    "Pipeline": (pipeline.data, pipeline.pretrain, pipeline.train, pipeline.sample, pipeline.evaluate),
+    "Conditional use of a trained model": (conditional.restore, conditional.vary, conditional.interpolate),
+    "Proof, cost and speed": (inspection.verify, inspection.show, inspection.benchmark),
+    "Results": (results.report, results.trace, results.publish, results.check, results.gc),
+}
+for panel, verbs in VERBS.items():
+    for verb in verbs:
+        app.command(rich_help_panel=panel)(verb)
+
+LONGEST = 2000
+"""Characters of an error that are shown: a value that it repeats may be a whole file."""
+
+
+def _one_line(text: str) -> str:
+    """``text`` as one line that cannot steer a terminal, whatever names and values it repeats."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}…"
+
+
+def main() -> None:
+    """Entry point: one clear line and status 1 for everything a user can mend."""
+    keep_freed_memory()
+    end_with_launcher()
+    try:
+        app()
+    except UserError as error:
+        if not isinstance(error, Elsewhere):
+            say(f"error: {_one_line(str(error))}")
+        if isinstance(error, Interrupted) and error.signal == signal.SIGUSR1:
+            requeue()
+        sys.exit(error.status)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        say(f"error: {_one_line(str(error.filename))[:100]}…: the name is too long for a file")
+        sys.exit(1)

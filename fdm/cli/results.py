@@ -1,0 +1,171 @@
+"""Verbs about finished results: report, trace, publish, check, gc."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from fdm.cli.base import Device, Threads, say, set_threads
+from fdm.errors import UserError
+
+
+def report(
+    suite: Annotated[str | None, typer.Argument(help="Suite whose results are reported.")] = None,
+    results: Annotated[Path | None, typer.Option(metavar="DIR", help="Default: results/SUITE.")] = None,
+    to: Annotated[Path | None, typer.Option(metavar="DIR", help="Default: reports/SUITE.")] = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Report what is finished so far; the page says what is missing.")
+    ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Build nothing: name every cell and file that is not what the results give.")
+    ] = False,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            metavar="BEFORE AFTER", help="Build nothing: print what differs between two folders results/SUITE."
+        ),
+    ] = None,
+) -> None:
+    """Build the report of a suite from its result files alone.
+
+    Example: fdm report digits · fdm report digits --check · fdm report --compare old/results/digits results/digits
+    """
+    if compare:
+        _compare(*compare, to)
+        return
+    if suite is None:
+        raise UserError("name a suite, for example digits, or give --compare BEFORE AFTER")
+    from fdm.report import build
+    from fdm.report import check as check_report
+
+    name = Path(suite).stem if suite.endswith((".yaml", ".yml")) else suite
+    results, to = results or Path("results") / name, to or Path("reports") / name
+    if not check:
+        say(f"report: {build(suite, results, to, partial)}")
+        return
+    found = check_report(suite, results, to)
+    for line in found:
+        print(line)
+    if found:
+        raise UserError(f"{to}: {len(found)} differences from {results}; `fdm report {suite}` makes it anew")
+    say(f"report: {to} says what {results} says")
+
+
+def trace(
+    suite: Annotated[str, typer.Argument(help="Suite, for example digits.")],
+    table: Annotated[str | None, typer.Argument(help="Table of its report: name or title. Without it: a list.")] = None,
+    row: Annotated[str | None, typer.Argument(help="Row: experiment or title. Without it: a list.")] = None,
+    column: Annotated[str | None, typer.Argument(help="Column: key or heading. Without it: all of the row.")] = None,
+    results: Annotated[Path | None, typer.Option(metavar="DIR", help="Default: results/SUITE.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with the whole configuration.")] = False,
+) -> None:
+    """From a number of a table to what made it: files, runs, settings, data, code, seeds, machine, logs, commands.
+
+    Names may be cut short as long as they mean one thing.
+
+    Example: fdm trace digits main fdm-ds-3 frechet
+    """
+    from fdm.provenance.trace import find_column, find_rows, find_table, tables_of
+    from fdm.provenance.trace import trace as trace_cells
+    from fdm.provenance.tree import print_rows, print_tables, print_trace
+
+    found, tables = tables_of(suite, results)
+    console = Console(width=None if sys.stdout.isatty() else 1000, highlight=False)
+    if table is None:
+        print_tables(found.suite, tables, console)
+        return
+    chosen = find_table(tables, table)
+    if row is None:
+        print_rows(found.suite, chosen, console)
+        return
+    place = None if column is None else find_column(chosen, column)
+    traced = trace_cells(found, chosen, find_rows(chosen, row), place)
+    if as_json:
+        print(json.dumps(traced.as_dict(), indent=2, ensure_ascii=False))
+    else:
+        print_trace(traced, console)
+
+
+def publish(
+    suite: Annotated[str, typer.Argument(help="Suite with finished runs in results/.")],
+    results: Annotated[Path | None, typer.Option(metavar="DIR", help="Default: results/SUITE.")] = None,
+    report: Annotated[bool, typer.Option(help="Make the report of all published runs, too.")] = True,
+) -> None:
+    """Copy what git should hold of finished runs to published/: records, scores, curves, pictures; and make the report of all.
+
+    Example: fdm publish cifar10-cpu && git add published
+    """
+    from fdm.provenance.publish import publish as copy
+
+    runs = copy(suite, results or Path("results") / suite, report=report)
+    print(f"published/results/{suite}: {runs} {'run' if runs == 1 else 'runs'} copied")
+    if report:
+        print(f"published/reports/{suite}: made of all runs there")
+
+
+def check(
+    suites: Annotated[list[str] | None, typer.Argument(metavar="[SUITE]...", help="Default: all.")] = None,
+    metrics: Annotated[int, typer.Option(min=0, help="Runs of each suite whose scores are computed again.")] = 1,
+    results: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of the suites' results. Default: results and published/results."),
+    ] = None,
+    reports: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of the suites' reports. Default: beside the results.")
+    ] = None,
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """Is everything as it was made? Files, records, identities, data and tables are compared, some scores computed anew.
+
+    Example: fdm check · fdm check digits --metrics 3
+    """
+    from fdm.provenance.check import check_everything
+    from fdm.provenance.verdict import print_findings
+
+    set_threads(threads)
+    findings = check_everything(suites or [], results, reports, metrics, device)
+    print_findings(findings, Console(width=None if sys.stdout.isatty() else 140, highlight=False))
+    bad = sum(finding.status == "bad" for finding in findings)
+    if bad:
+        raise UserError(f"check: {bad} {'thing is' if bad == 1 else 'things are'} not as made; see above")
+
+
+def gc(
+    delete: Annotated[bool, typer.Option("--delete", help="Remove them. Default: only list them.")] = False,
+    dropped: Annotated[
+        bool, typer.Option("--dropped", help="Also results of experiments and seeds that their suite no longer names.")
+    ] = False,
+    unfinished: Annotated[
+        float, typer.Option(metavar="DAYS", min=0, help="Unfinished runs that changed within so many days stay.")
+    ] = 7,
+    results: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="Results that count, repeatable: all that use this store. Default: results."),
+    ] = None,
+) -> None:
+    """List, or remove, runs of the store (work/, or $FDM_WORK) that no result refers to; docs/dvc.md.
+
+    Example: fdm gc, then fdm gc --delete
+    """
+    from fdm.gc import collect
+
+    for line in collect(results or [Path("results")], unfinished, dropped, delete):
+        print(line)
+
+
+def _compare(before: Path, after: Path, to: Path | None) -> None:
+    """Print what changed as Markdown; with ``to`` also write the tables there in all formats."""
+    from fdm.report.compare import compare
+    from fdm.report.write import as_markdown, write_table
+
+    for table in compare(before, after):
+        print(f"## {table.title}\n\n{as_markdown(table)}")
+        if to:
+            to.mkdir(parents=True, exist_ok=True)
+            write_table(table, to)
