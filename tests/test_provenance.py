@@ -488,6 +488,7 @@ def test_a_clone_with_what_is_published_traces_and_checks(made: Path, tmp_path: 
     shutil.copytree("params", tmp_path / "params")
     copied = {path.name for path in tmp_path.glob("published/results/**/*")}
     assert "grid.png" in copied and not copied & {"model.safetensors", "samples.npy"}
+    assert [p.parent.name for p in tmp_path.glob("published/results/tiny/ddpm/*/trajectory.npz")] == ["seed0"]
     here = tables_of("tiny")[1]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)

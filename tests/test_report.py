@@ -13,6 +13,7 @@ import sys
 from collections.abc import Mapping
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,8 @@ from scipy import stats
 from fdm.errors import UserError
 from fdm.picture import save_grid
 from fdm.report import build, check
-from fdm.report.load import load
-from fdm.report.plan import read_plan
+from fdm.report.samples import grid, shown
+from fdm.sampling.classes import class_rows
 
 SIDE = 32
 STAGES = {"ddpm": 1, "fdm-ds-2": 2, "fdm-ds-3": 3}
@@ -385,20 +386,44 @@ def test_a_partial_report_draws_what_there_is(place: Path) -> None:
         (bare.with_name("seed1") / name).unlink()
     with pytest.raises(UserError, match="missing or damaged"):
         build("demo", results, place / "reports/demo")
-    images = np.load(first / "samples.npy")
-    save_grid(first / "grid.png", images)
+    save_grid(first / "grid.png", np.load(first / "samples.npy"))
     (first / "samples.npy").unlink()
+    with pytest.raises(UserError, match=r"samples\.npy: missing or damaged"):
+        build("demo", results, place / "reports/demo")  # a whole report takes nothing for the samples
     (other / "trajectory.npz").unlink()  # its second seed has one
     report = place / "reports/demo"
     text = build("demo", results, report, partial=True).read_text()
-    assert f"no picture or curve shows: {TITLES['fdm-ds-3']}." in text
+    assert f"No samples, reverse process, training curve here of: {TITLES['fdm-ds-3']}." in text
     assert {path.stem for path in (report / "figures").glob("reverse-*.svg")} == {"reverse-ddpm", "reverse-fdm-ds-2"}
     lines = (report / "tables/main.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in lines] == ["experiment", *STAGES], "tables need none of these files"
-    run = load("demo", results, read_plan("demo"), partial=True).methods[0].runs[0]
-    assert run.folder == first and np.array_equal(run.samples(32), images[:32]), "cut out of the picture"
-    with pytest.raises(UserError, match="does not hold the first 65"):
-        run.samples(65)
+    (first / "grid.png").write_bytes(b"not a picture")
+    with pytest.raises(UserError, match=r"grid\.png: missing or damaged; run `fdm sample`"):
+        build("demo", results, report, partial=True)
+
+
+@pytest.mark.parametrize("classes", [None, (2, 0, 1)], ids=["plain", "classes"])
+@pytest.mark.parametrize(("side", "channels", "count"), [(8, 1, 40), (33, 3, 70), (300, 3, 5)])
+def test_samples_are_cut_out_of_the_picture_exactly(
+    tmp_path: Path, side: int, channels: int, count: int, classes: tuple[int, ...] | None
+) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (count, channels, side, side), dtype=np.uint8)
+    save_grid(tmp_path / "grid.png", images, rows=[*class_rows(classes, count).values()] if classes else None)
+    np.save(tmp_path / "samples.npy", images)
+    run = SimpleNamespace(
+        folder=tmp_path,
+        has=lambda files: all((tmp_path / name).is_file() for name in files),
+        samples=lambda count: images[:count],
+        metrics=SimpleNamespace(samples=count),
+        manifest=SimpleNamespace(
+            experiment={"dataset": {"resolution": side, "channels": channels}},
+            records={"sample": SimpleNamespace(classes=classes)},
+            data={},
+        ),
+    )
+    wanted = grid(run, shown(run))
+    (tmp_path / "samples.npy").unlink()
+    assert np.array_equal(grid(run, shown(run), partial=True), wanted)
 
 
 def test_code_revisions_and_devices_that_differ_are_said(place: Path) -> None:

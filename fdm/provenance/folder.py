@@ -25,10 +25,12 @@ PUBLISHED_FILES = (
 )
 """Of a run: all that tables are made of."""
 PUBLISHED_PICTURES = (
-    *("grid.png", "trajectory.npz", "training.csv", "forward.npz"),
-    *("autoencoder.csv", "reconstructions.png", "restore.png", "vary.png", "interpolate.png"),
+    *("grid.png", "training.csv", "autoencoder.csv"),
+    *("reconstructions.png", "restore.png", "vary.png", "interpolate.png"),
 )
 """Of a run, where it is there: what a report draws. Weights and samples are larger, and for DVC."""
+PUBLISHED_ONCE = ("trajectory.npz", "forward.npz")
+"""The same of an experiment's first seed alone, as a report draws no other."""
 
 
 @dataclass(frozen=True)

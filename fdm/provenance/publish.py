@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fdm.errors import UserError
 from fdm.provenance.check import check_run
-from fdm.provenance.folder import MANIFEST, PUBLISHED, PUBLISHED_FILES, PUBLISHED_PICTURES, read_folder
+from fdm.provenance.folder import MANIFEST, PUBLISHED, PUBLISHED_FILES, PUBLISHED_ONCE, PUBLISHED_PICTURES, read_folder
 from fdm.report import build
 
 
@@ -35,11 +35,21 @@ def publish(suite: str, results: Path, target: Path = PUBLISHED, report: bool = 
     copied = target / "results" / suite
     for folder in folders:
         own = copied / folder.parent.name / folder.name
-        shutil.rmtree(own, ignore_errors=True)
-        own.mkdir(parents=True)
-        for name in (*PUBLISHED_FILES, *PUBLISHED_PICTURES):
+        if not _same(folder / MANIFEST, own / MANIFEST):
+            shutil.rmtree(own, ignore_errors=True)
+        own.mkdir(parents=True, exist_ok=True)
+        first = folder == min((other for other in folders if other.parent == folder.parent), key=_seed)
+        for name in (*PUBLISHED_FILES, *PUBLISHED_PICTURES, *(PUBLISHED_ONCE if first else ())):
             if (folder / name).is_file():
                 shutil.copyfile(folder / name, own / name)
     if report:
         build(suite, copied, target / "reports" / suite, partial=True)
     return len(folders)
+
+
+def _seed(folder: Path) -> int:
+    return int(folder.name.removeprefix("seed"))
+
+
+def _same(one: Path, other: Path) -> bool:
+    return other.is_file() and one.read_bytes() == other.read_bytes()

@@ -48,8 +48,8 @@ class Neighbours:
 
 
 def forwards(results: Results) -> list[tuple[Method, Forward]]:
-    """Of each method's first run; empty where the results are older than the file."""
-    runs = [(method, method.runs[0]) for method in _with("forward.npz", results)]
+    """Of each method's first run (of partial results: that has the file); empty where the results are older than the file."""
+    runs = [(method, method.runs[0]) for method in _with("forward.npz", results.having("forward.npz"))]
     return [(method, load_forward(run.folder / "forward.npz", _again(run))) for method, run in runs]
 
 
@@ -60,8 +60,8 @@ def neighbours(results: Results) -> list[tuple[Method, Neighbours]]:
 
 def _with(name: str, results: Results) -> Sequence[Method]:
     """All methods, if any has the file: a single one that lacks it is then an error of its own."""
-    methods = results.having(name).methods
-    return methods if any(method.runs[0].has([name]) for method in methods) else ()
+    there = [method.runs[0].has([name]) for method in results.methods]
+    return results.methods if any(there) else ()
 
 
 def load_forward(path: Path, again: str) -> Forward:

@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fdm.config import explain
@@ -30,9 +29,13 @@ KINDS = ("train", "sample", "evaluate")
 DRAWN = ("vary", "interpolate")
 SAMPLES = ("samples.npy", "grid.png")
 """Where a run's first samples are: all of them, or the first 64 as a picture (published results have only that)."""
-PICTURED = (SAMPLES, ("trajectory.npz",), ("training.csv",), ("forward.npz",))
-"""Files behind pictures and curves; one of each group is enough. Tables do without them, and a partial report may."""
-GRID_COLUMNS, GRID_GAP = 8, 2  # of grid.png (fdm/picture.py)
+DRAWN_FROM: Mapping[str, Sequence[str]] = {
+    "samples": SAMPLES,
+    "reverse process": ("trajectory.npz",),
+    "training curve": ("training.csv",),
+    "forward process": ("forward.npz",),
+}
+"""Files behind pictures and curves, one of which is enough. Tables do without them, and a partial report may."""
 
 
 class File(BaseModel):
@@ -193,8 +196,6 @@ class Run:
     def samples(self, count: int) -> np.ndarray:
         """The first ``count`` samples, uint8 (count, C, H, W)."""
         path = self.folder / "samples.npy"
-        if not path.is_file() and (self.folder / "grid.png").is_file():
-            return self._tiles(count)
         try:
             stored = map_array(path)
         except (OSError, ValueError):
@@ -205,23 +206,6 @@ class Run:
                 f"uint8 images; {again(self.folder, 'evaluate')}"
             )
         return np.array(stored[:count])
-
-    def _tiles(self, count: int) -> np.ndarray:
-        """The first ``count`` samples, cut out of ``grid.png``, which enlarges them by a whole factor and so loses nothing."""
-        path = self.folder / "grid.png"
-        side = int(self.manifest.experiment["dataset"]["resolution"])
-        with Image.open(path) as opened:
-            sheet = np.atleast_3d(np.asarray(opened))
-        sheet = sheet[:: (factor := sheet.shape[1] // (GRID_COLUMNS * (side + GRID_GAP) + GRID_GAP)), ::factor]
-        starts = range(GRID_GAP, sheet.shape[0] - side, side + GRID_GAP)
-        tiles = [
-            sheet[top : top + side, left : left + side].transpose(2, 0, 1)
-            for top in starts
-            for left in range(GRID_GAP, sheet.shape[1] - side, side + GRID_GAP)
-        ]
-        if self.manifest.records["sample"].classes or len(tiles) < count:
-            raise UserError(f"{path}: does not hold the first {count} samples; {again(self.folder, 'sample')}")
-        return np.stack(tiles[:count])
 
     def trajectory(self) -> Trajectory:
         """Frames of the reverse process."""
@@ -323,10 +307,8 @@ def load(suite: str, results: Path, plan: Plan, partial: bool = False) -> Result
         warnings.append(
             "No suite file was found: experiments stand in alphabetical order, and missing runs go unnoticed."
         )
-    if partial and (
-        bare := [m.title for m in methods if not any(run.has(group) for run in m.runs for group in PICTURED)]
-    ):
-        warnings.append(f"Scores and costs alone are here, so no picture or curve shows: {'; '.join(bare)}.")
+    if partial:
+        warnings += _undrawn(methods)
     found = {method.name for method in methods}
     ablations = {name: a for name, a in plan.ablations.items() if not partial or {a.baseline, *a.experiments} <= found}
     return Results(suite, plan.title or suite, tuple(methods), tuple(warnings), ablations, partial)
@@ -336,6 +318,15 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """What of a resolved experiment its scores depend on; of the rest a manifest holds what was asked when they were made."""
     apart = ("name", "title", "restoration", "exploration")
     return {key: value for key, value in config.items() if key not in apart}
+
+
+def _undrawn(methods: Sequence[Method]) -> list[str]:
+    """Of which methods no run has the files that some picture needs: a sentence for each set of such methods."""
+    missing: dict[tuple[str, ...], list[str]] = {}
+    for what, files in DRAWN_FROM.items():
+        if bare := tuple(method.title for method in methods if not any(run.has(files) for run in method.runs)):
+            missing.setdefault(bare, []).append(what)
+    return [f"No {', '.join(whats)} here of: {'; '.join(bare)}." for bare, whats in missing.items()]
 
 
 def _seed_folders(folder: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Grids of a method's first samples, drawn from samples.npy: the same count and layout for every method, or one row per class."""
+"""Grids of a method's first samples, from samples.npy or grid.png: the same count and layout for every method, or one row per class."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from fdm.report.load import Results, Run
+from fdm.data.sources.files import read_image
+from fdm.errors import UserError
+from fdm.report.load import Results, Run, again
 from fdm.report.style import INK
 from fdm.sampling.classes import class_rows
 
@@ -46,10 +48,37 @@ def shown(run: Run) -> Shown:
     return Shown(tuple(rows.values()), tuple(str(known.get(label, label)) for label in rows))
 
 
-def grid(run: Run, selection: Shown) -> np.ndarray:
-    """The selected samples of a run, row by row, as ``sheet`` puts them together."""
+def grid(run: Run, selection: Shown, partial: bool = False) -> np.ndarray:
+    """The selected samples of a run, row by row, as ``sheet`` puts them together.
+
+    Args:
+        partial: where ``samples.npy`` is not here, take them from ``grid.png``, whose rows begin with the same samples.
+    """
+    if partial and not run.has(["samples.npy"]):
+        return sheet(_tiles(run, [len(row) for row in selection.rows]))
     samples = run.samples(1 + max(index for row in selection.rows for index in row))
     return sheet([samples[list(row)] for row in selection.rows])
+
+
+def _tiles(run: Run, lengths: Sequence[int]) -> list[np.ndarray]:
+    """The first images of each of the first rows of ``grid.png``, uint8 (n, C, H, W).
+
+    ``fdm.picture.save_grid`` leaves two pixels between images and enlarges all by a whole factor, so nothing is lost.
+    """
+    path = run.folder / "grid.png"
+    config = run.manifest.experiment["dataset"]
+    side, mode, gap = int(config["resolution"]), "L" if config["channels"] == 1 else "RGB", 2
+    width, height = COLUMNS * (side + gap) + gap, len(lengths) * (side + gap) + gap
+    try:
+        picture = np.asarray(read_image(path, str(path)).convert(mode))
+        factor = picture.shape[1] // width
+        if not factor or picture.shape[1] != factor * width or picture.shape[0] < factor * height:
+            raise UserError("of another size")
+    except UserError:
+        raise UserError(f"{path}: missing or damaged; {again(run.folder, 'sample')}") from None
+    small = picture[::factor, ::factor].reshape(-1, width, config["channels"]).transpose(2, 0, 1)
+    places = [[(gap + i * (side + gap), gap + j * (side + gap)) for j in range(n)] for i, n in enumerate(lengths)]
+    return [np.stack([small[:, y : y + side, x : x + side] for y, x in row]) for row in places]
 
 
 def sheet(rows: Sequence[np.ndarray]) -> np.ndarray:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 
-from fdm.report.autoencoders import autoencoders, curves, table
+from fdm.report.autoencoders import FILES, Autoencoder, autoencoders, curves, table
 from fdm.report.load import Results
 from fdm.report.samples import encode
 from fdm.report.section import Canvas, Gallery, Picture, Section
@@ -19,13 +22,22 @@ def tables(results: Results) -> tuple[Table, ...]:
     return (table(found, results),) if found else ()
 
 
+def _drawable(found: Sequence[Autoencoder]) -> list[Autoencoder]:
+    """Those with pretrainings whose curve and pictures are here, which published results need not have."""
+    kept = [
+        replace(own, runs=tuple(run for run in own.runs if all((run.folder / name).is_file() for name in FILES)))
+        for own in found
+    ]
+    return [own for own in kept if own.runs]
+
+
 def build(canvas: Canvas) -> Section | None:
     """Scores and budget, loss curves, and reconstructions of held-out images."""
     found = autoencoders(canvas.results)
     if not found:
         return None
     titles = {method.name: method.title for method in canvas.results.methods}
-    drawn = autoencoders(canvas.results.having("autoencoder.csv"))
+    drawn = _drawable(found) if canvas.results.partial else found
     if not drawn:
         return Section("autoencoders", "Autoencoders", (table(found, canvas.results),))
     figure = canvas.draw(

@@ -34,7 +34,7 @@ def build(canvas: Canvas) -> Section | None:
 
 def _pictures(canvas: Canvas, kind: str) -> list[Picture]:
     what, found = WORDS[kind][0], []
-    for method in canvas.results.methods:
+    for method in canvas.results.having(f"{kind}.png").methods:
         run = next((run for run in method.runs if kind in run.drawn), None)
         if run:
             caption = f"{what} of the first samples, not selected; seed {run.seed}."

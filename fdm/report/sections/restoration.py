@@ -23,7 +23,7 @@ def build(canvas: Canvas) -> Section | None:
     if not found:
         return None
     pictures = []
-    for method in canvas.results.methods:
+    for method in canvas.results.having("restore.png").methods:
         run = next((run for run in method.runs if run.restored), None)
         if run:
             caption = f"Seed {run.seed}, the first images, not selected."

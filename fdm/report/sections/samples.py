@@ -17,7 +17,7 @@ def build(canvas: Canvas) -> Section | None:
     if not results.methods:
         return None
     selections = {method.name: shown(method.runs[0]) for method in results.methods}
-    grids = {method.name: grid(method.runs[0], selections[method.name]) for method in results.methods}
+    grids = {method.name: grid(method.runs[0], selections[method.name], results.partial) for method in results.methods}
     style.save(side_by_side(results, grids), canvas.folder, "samples")
     seeds = {method.runs[0].seed for method in results.methods}
     pictures = []
