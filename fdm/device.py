@@ -28,13 +28,15 @@ def choose(name: str) -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
-    """The card's or the processor's name."""
+    """The card's name, or the processor's with its family and model: virtual machines give CPUs of very different speed one name."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().partition("\n\n")[0].splitlines()
+        told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+        kind = [f"{key.removeprefix('cpu ')} {told[key]}" for key in ("cpu family", "model") if key in told]
+        return told["model name"] + (f" ({', '.join(kind)})" if kind else "")
+    except (OSError, KeyError):
         return platform.processor() or platform.machine()
 
 

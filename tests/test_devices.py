@@ -6,6 +6,7 @@ Run as a script under torchrun, this file trains ``CASES`` and leaves their weig
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from fdm.config import TrainingConfig
 from fdm.data import open_store
+from fdm.device import device_name
 from fdm.errors import Elsewhere, UserError
 from fdm.experiment import load_experiment
 from fdm.launch import ALONE, Layout, connect, layout
@@ -244,6 +246,15 @@ def test_autoencoders_train_on_one_device(smoke: Path, fdm: Command) -> None:
     found = fdm("pretrain", "smoke:ddpm", **{**TORCHRUN, "RANK": "0"})
     assert found.returncode == 1
     assert found.stderr == "error: an autoencoder trains on one device, not 8: start one process of `fdm pretrain`\n"
+
+
+def test_a_processor_is_named_with_its_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Virtual machines call processors of very different speed by one name."""
+    text = "processor\t: 0\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n\nprocessor\t: 1\nmodel name\t: other\n"
+    monkeypatch.setattr(Path, "read_text", lambda self: text)
+    assert device_name(torch.device("cpu")) == "AMD EPYC (family 25, model 17)"
+    monkeypatch.setattr(Path, "read_text", lambda self: "processor : 0\n")  # as on ARM
+    assert device_name(torch.device("cpu")) in (platform.processor(), platform.machine())
 
 
 def only(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:

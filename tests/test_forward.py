@@ -180,6 +180,7 @@ def test_only_a_notable_change_of_the_signal_to_noise_ratio_gets_a_figure(
         return name, SimpleNamespace(t=values["t"], energy=values["energy"] * factor, dimension=values["dimension"])
 
     assert differ_in_snr([pair("fdm"), pair("plain")])
+    assert not differ_in_snr([]), "of a partial report no member may have the file"
     assert not differ_in_snr([pair("fdm"), pair("fdm", 1.5)]) and not differ_in_snr([pair("fdm"), pair("ddpm")])
 
 

@@ -21,7 +21,9 @@ SHOWN = 6
 
 
 def differ_in_snr(pairs: Sequence[Pair]) -> bool:
-    """Whether some member has another signal over noise than the first at the same times and stages."""
+    """Whether some member has another signal over noise than the first at the same times and stages; no pairs, no difference."""
+    if not pairs:
+        return False
     first = pairs[0][1]
     for _, other in pairs[1:]:
         if other.t.shape == first.t.shape and np.array_equal(other.t, first.t):

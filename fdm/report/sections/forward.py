@@ -17,7 +17,7 @@ def build(canvas: Canvas) -> Section | None:
     blocks: list[Block] = []
     for name, ablation in canvas.results.ablations.items():
         members = [pair for wanted in ablation.experiments for pair in pairs if pair[0].name == wanted]
-        if members and differ_in_snr(members):
+        if differ_in_snr(members):
             blocks.append(
                 canvas.draw(
                     f"snr-{name}",
