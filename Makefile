@@ -71,6 +71,10 @@ lock: $(STAMP) ## Resolve requirements.lock anew from pyproject.toml
 schema: $(STAMP) ## Write params/schema.json from the configuration models
 	fdm show --schema > params/schema.json
 
+.PHONY: tables
+tables: $(STAMP) ## Write the tables of published results in README and docs anew
+	python workflow/scripts/docs_tables.py
+
 .PHONY: plots
 plots: .dvc/offline.html ## Let `dvc plots` work without a network (needs npm, once)
 	dvc config --local plots.html_template offline.html
