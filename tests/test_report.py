@@ -438,6 +438,9 @@ def test_code_revisions_and_devices_that_differ_are_said(place: Path) -> None:
     text = build("demo", results, place / "reports/demo").read_text()
     assert "Code revisions differ between runs: aaaaaaaaaaaa (ddpm, fdm-ds-2); bbbbbbbbbbbb (fdm-ds-3)." in text
     assert "devices differ" in text and "+changes" in text
+    for name in ("quality", "pareto"):
+        drawn = (place / f"reports/demo/figures/{name}.svg").read_text()
+        assert "FLOPs per sample" in drawn and "time per sample" not in drawn, "times that do not compare are not drawn"
 
 
 def test_the_same_run_under_two_names_is_said(place: Path) -> None:

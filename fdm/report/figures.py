@@ -60,17 +60,19 @@ def training_curves(results: Results, looks: Mapping[str, Look]) -> Figure:
 
 
 def quality_against_cost(results: Results, looks: Mapping[str, Look]) -> Figure:
-    """Fréchet distance (or FID) of every feature network against FLOPs and against seconds per sample."""
+    """Fréchet distance (or FID) of every feature network against FLOPs and, where devices do not differ, seconds per sample."""
     networks = list(dict.fromkeys(network for run in results.runs for network in run.metrics.features))
     costs: list[tuple[str, Kind, Callable[[Run], float]]] = [
         ("FLOPs per sample", "flops", lambda run: run.cost.flops_per_sample),
         ("time per sample", "seconds", lambda run: run.cost.seconds_per_sample),
     ]
+    if not results.timed_alike:
+        del costs[1]
     beside = len(results.methods) <= MOST_NAMES
     below = 0.0 if beside else 0.22 * legend_rows(len(results.methods)) + 0.1
     height = 3.5 * len(networks) + 0.1 + below
     figure = Figure(figsize=(8.6, height))
-    grid = figure.subplots(len(networks), 2, squeeze=False, sharey="row")
+    grid = figure.subplots(len(networks), len(costs), squeeze=False, sharey="row")
     figure.subplots_adjust(
         left=0.085, right=0.985, top=1 - 0.12 / height, bottom=(0.55 + below) / height, wspace=0.1, hspace=0.3
     )

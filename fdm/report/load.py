@@ -250,6 +250,11 @@ class Results:
         return replace(self, methods=tuple(replace(method, runs=runs) for method, runs in kept if runs))
 
     @property
+    def timed_alike(self) -> bool:
+        """Whether all runs sampled on devices of one name; else their seconds do not compare."""
+        return len({run.cost.device for run in self.runs}) == 1
+
+    @property
     def runs(self) -> list[Run]:
         """All runs, in the order of the methods."""
         return [run for method in self.methods for run in method.runs]

@@ -16,10 +16,11 @@ from fdm.report.numbers import Estimate, Kind, scale
 from fdm.report.paired import quality, value_of
 from fdm.report.style import GREY, MUTED, Look
 
+TIME = "time per sample"
 COSTS: tuple[tuple[str, Kind, Callable[[Run], float]], ...] = (
     ("network evaluations per sample", "count", lambda run: run.cost.evaluations_per_sample),
     ("FLOPs per sample", "flops", lambda run: run.cost.flops_per_sample),
-    ("time per sample", "seconds", lambda run: run.cost.seconds_per_sample),
+    (TIME, "seconds", lambda run: run.cost.seconds_per_sample),
     ("FLOPs of training", "flops", lambda run: run.cost.training.flops),
 )
 
@@ -43,14 +44,16 @@ def front(points: Sequence[Point]) -> list[Point]:
 
 
 def pareto_figure(results: Results, looks: Mapping[str, Look]) -> Figure:
-    """Four panels; methods on some front in their own colour, the others grey."""
-    panels = [(label, kind, _points(results, cost)) for label, kind, cost in COSTS]
+    """A panel for each cost, without time where devices differ; methods on some front in their own colour, the others grey."""
+    costs = [cost for cost in COSTS if cost[0] != TIME or results.timed_alike]
+    panels = [(label, kind, _points(results, cost)) for label, kind, cost in costs]
     fronts = [front(points) for _, _, points in panels]
     named = [m for m in results.methods if any(m is point.method for line in fronts for point in line)]
     rows = legend_rows(len(named))
-    height = 6.2 + 0.2 * rows
+    lines, columns = (2, 2) if len(panels) == 4 else (1, len(panels))
+    height = 3.1 * lines + 0.2 * rows
     figure = Figure(figsize=(8.6, height))
-    grid = figure.subplots(2, 2, sharey=True)
+    grid = figure.subplots(lines, columns, sharey=True, squeeze=False)
     figure.subplots_adjust(
         left=0.085, right=0.985, top=0.98, bottom=(0.6 + 0.22 * rows) / height, wspace=0.08, hspace=0.28
     )

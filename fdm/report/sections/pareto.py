@@ -14,11 +14,12 @@ def build(canvas: Canvas) -> Section | None:
         return None
     drawing = canvas.draw(
         "pareto",
-        "Quality against evaluations, FLOPs, time and training",
+        f"Quality against evaluations, FLOPs{', time' if canvas.results.timed_alike else ''} and training",
         "One mark per method: mean over seeds with the 95 % t-interval of its quality; lower left is better. The line joins the "
         "methods that no other beats in both means (intervals are not weighed); the others are grey. FLOPs of training leave "
-        "out the pretraining of an autoencoder.",
-        "Four scatter plots of distance against cost with their Pareto fronts",
+        "out the pretraining of an autoencoder."
+        + ("" if canvas.results.timed_alike else " Times of different devices do not compare."),
+        "Scatter plots of distance against cost with their Pareto fronts",
         pareto_figure(canvas.results, canvas.looks),
     )
     return Section("pareto", "What quality costs", (drawing,))
