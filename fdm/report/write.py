@@ -111,7 +111,7 @@ def as_markdown(table: Table) -> str:
         [_md(row.title), *(_md(_printed(cell, "\ue000", "\ue000")).replace("\ue000", "**") for cell in row.cells)]
         for row in table.rows
     ]
-    headers = [table.subject, *(_md(_heading(table, header)) for header in table.headers)]
+    headers = [table.subject, *(_md(heading(table, header)) for header in table.headers)]
     body = tabulate(rows, headers, tablefmt="pipe", disable_numparse=True, colalign=_align(table))
     return f"{body}\n\n{_md(table.caption)}\n"
 
@@ -159,7 +159,7 @@ def _align(table: Table) -> list[str]:
     return ["left", *("right" if header.numeric else "left" for header in table.headers)]
 
 
-def _heading(table: Table, header: Header) -> str:
+def heading(table: Table, header: Header) -> str:
     """A header with its group where it would be ambiguous: equal labels, or a score without its feature network."""
     twins = sum(other.label == header.label for other in table.headers) > 1
     score = header.group.endswith(" features") and header.group.removesuffix(" features") not in header.label

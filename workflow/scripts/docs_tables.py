@@ -22,7 +22,7 @@ from fdm.report.load import load
 from fdm.report.plan import read_plan
 from fdm.report.sections import build_tables
 from fdm.report.table import Cell, Header, Row, Table
-from fdm.report.write import as_markdown
+from fdm.report.write import as_markdown, heading
 
 PLACE = re.compile(
     r"(<!-- published (\S+) (\S+): ([^·>]+?)(?: · ([^>]+?))? -->\n)(.*?)(<!-- /published -->)", re.DOTALL
@@ -59,13 +59,20 @@ def chosen(table: Table, columns: list[str], experiments: list[str] | None) -> T
     def cell(row: Row, key: str) -> Cell:
         return Cell(str(row.seeds)) if key == "seeds" else row.cells[places[key]]
 
-    headers = [Header("seeds", "Seeds") if key == "seeds" else table.headers[places[key]] for key in columns]
+    headers = [
+        Header("seeds", "Seeds") if key == "seeds" else _named(table, table.headers[places[key]]) for key in columns
+    ]
     kept = [rows[name] for name in experiments] if experiments else table.rows
     return replace(
         table,
         headers=tuple(headers),
         rows=tuple(replace(row, cells=tuple(cell(row, key) for key in columns)) for row in kept),
     )
+
+
+def _named(table: Table, header: Header) -> Header:
+    """A header that says alone what it says in its table."""
+    return replace(header, label=heading(table, header), unit="", group="")
 
 
 @cache
