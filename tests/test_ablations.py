@@ -18,9 +18,10 @@ from test_report import make_results
 from fdm.errors import UserError
 from fdm.report import build
 from fdm.report.claims import Claim, Evidence, Verdict, judge, read_claims
-from fdm.report.load import Results, load
+from fdm.report.load import load
 from fdm.report.numbers import Estimate, estimate
 from fdm.report.plan import read_plan
+from fdm.report.results import Results
 
 REPOSITORY = Path(__file__).parent.parent
 SCORE = "efficientnet-lite0/frechet_distance"

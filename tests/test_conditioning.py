@@ -25,8 +25,8 @@ from fdm.experiment import Experiment, load_experiment
 from fdm.networks.unet import NO_CLASS, UNet
 from fdm.picture import save_grid
 from fdm.processes import Process, build_process
-from fdm.report.load import Cost, Manifest, Metrics, Record
-from fdm.report.load import Run as ReportedRun
+from fdm.report.files import Cost, Manifest, Metrics, Record
+from fdm.report.results import Run as ReportedRun
 from fdm.report.samples import grid, shown
 from fdm.rng import step_generator, training_order
 from fdm.runs import Run

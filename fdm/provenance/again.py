@@ -13,7 +13,7 @@ from typing import Any
 from fdm.data import Store
 from fdm.errors import UserError
 from fdm.experiment import experiment_from_dict, load_experiment
-from fdm.report.load import settings_of
+from fdm.report.results import settings_of
 from fdm.runs import Run
 
 

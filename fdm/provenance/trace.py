@@ -18,10 +18,11 @@ from fdm.errors import UserError
 from fdm.provenance.again import commands, same_now
 from fdm.provenance.folder import RunFolder, read_folder, record_name, results_of
 from fdm.provenance.pick import pick
-from fdm.report.load import Method, Results, Run, load
+from fdm.report.load import load
 from fdm.report.numbers import Estimate
 from fdm.report.origin import Origin, Source
 from fdm.report.plan import read_plan
+from fdm.report.results import Method, Results, Run
 from fdm.report.sections import build_tables
 from fdm.report.table import Cell, Header, Row, Table
 

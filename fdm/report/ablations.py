@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, NullLocator
 
 from fdm.grids import Ablation
-from fdm.report.load import Method, Results, Run, settings_of
 from fdm.report.numbers import Estimate, Scale, scale
 from fdm.report.origin import Origin, Source
 from fdm.report.paired import DISTANCES, SCORES, difference, quality, ratio, value_of, word
+from fdm.report.results import Method, Results, Run, settings_of
 from fdm.report.style import INK, MUTED, Look
 from fdm.report.table import Cell, Header, Row, Table
 from fdm.report.tables import MEAN, network_title, score_source

@@ -12,9 +12,10 @@ from pathlib import Path
 from fdm.errors import UserError
 from fdm.report import style
 from fdm.report.audit import RECORD, differences, is_partial, record
-from fdm.report.load import Results, load
+from fdm.report.load import load
 from fdm.report.page import render
 from fdm.report.plan import read_plan
+from fdm.report.results import Results
 from fdm.report.section import Canvas
 from fdm.report.sections import build_sections
 from fdm.report.table import Table

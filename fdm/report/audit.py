@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fdm.errors import UserError
-from fdm.report.load import Results, Run
+from fdm.report.results import Results, Run
 from fdm.store import sha256
 
 RECORD = "manifest.json"

@@ -20,10 +20,11 @@ from fdm.data.sources.files import read_image
 from fdm.errors import UserError
 from fdm.report.axes import plain_log
 from fdm.report.figures import WINDOWS
-from fdm.report.load import File, Manifest, Results, Run, again, read_curve, read_json
+from fdm.report.files import File, Manifest, again, read_curve, read_json
 from fdm.report.names import slug
 from fdm.report.numbers import Estimate, Kind, estimate, scale
 from fdm.report.origin import Origin, Source
+from fdm.report.results import Results, Run
 from fdm.report.style import DASHES, PALETTE
 from fdm.report.table import Cell, Header, Row, Table
 from fdm.report.tables import MEAN, network_title

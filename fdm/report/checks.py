@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fdm.report.load import Method, Results, Run
+from fdm.report.results import Method, Results, Run
 
 
 def revision(run: Run, kind: str) -> str:

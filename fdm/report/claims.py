@@ -12,10 +12,10 @@ from pydantic import Field, ValidationError, model_validator
 from fdm.config import Frozen, explain
 from fdm.errors import UserError
 from fdm.plain import read_yaml
-from fdm.report.load import Method, Results
 from fdm.report.numbers import Estimate
 from fdm.report.origin import Origin, Source
 from fdm.report.paired import Value, quality, quality_source, ratio
+from fdm.report.results import Method, Results
 from fdm.report.table import Cell, Header, Row, Table
 
 Measure = Literal["quality", "flops_per_sample", "seconds_per_sample", "training_flops", "training_seconds"]

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from fdm.report.load import Method, Results, load, settings_of
+from fdm.report.load import load
 from fdm.report.numbers import Estimate, Scale, estimate, scale
 from fdm.report.origin import Source
 from fdm.report.plan import Plan
+from fdm.report.results import Method, Results, settings_of
 from fdm.report.settings import ABSENT, flatten
 from fdm.report.table import Cell, Header, Row, Table
 from fdm.report.tables import Column, score_columns

@@ -10,7 +10,7 @@ import numpy as np
 
 from fdm.errors import UserError
 from fdm.plain import BROKEN
-from fdm.report.load import Method, Results, Run
+from fdm.report.results import Method, Results, Run
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from fdm.report.axes import log_if_wide, plain_log
 from fdm.report.labels import Mark, label_marks, legend_below, legend_rows
-from fdm.report.load import Method, Results, Run
 from fdm.report.numbers import Kind, estimate, scale
 from fdm.report.pareto import Point
+from fdm.report.results import Method, Results, Run
 from fdm.report.style import Look, belongs
 from fdm.report.tables import network_title
 

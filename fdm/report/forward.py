@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from fdm.report.extras import Forward
-from fdm.report.load import Method
+from fdm.report.results import Method
 from fdm.report.style import INK, LINE, MUTED, Look, stage_colour
 
 Pair = tuple[Method, Forward]

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from fdm.report.load import Method
 from fdm.report.numbers import Estimate
+from fdm.report.results import Method
 from fdm.report.style import MUTED, Look, belongs
 
 SIZE, LETTER = 7.5, 4.0  # font size and a letter's mean width in points, on the wide side: pages use other fonts

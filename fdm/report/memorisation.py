@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from fdm.report.extras import Neighbours
-from fdm.report.load import Method
 from fdm.report.numbers import Estimate, Scale
 from fdm.report.origin import Origin, Source
+from fdm.report.results import Method
 from fdm.report.samples import encode, sheet
 from fdm.report.section import Picture
 from fdm.report.table import Cell, Header, Row, Table

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fdm.report.load import Run
+    from fdm.report.results import Run
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from fdm.report import checks
-from fdm.report.load import Manifest, Results
+from fdm.report.files import Manifest
 from fdm.report.names import slug
 from fdm.report.numbers import Estimate
+from fdm.report.results import Results
 from fdm.report.section import Section
 from fdm.report.style import Look, drawn_colours, inline, theme_css
 from fdm.report.table import Cell, Header

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Literal
 
-from fdm.report.load import Method, Run
 from fdm.report.numbers import Estimate, estimate
 from fdm.report.origin import Source
+from fdm.report.results import Method, Run
 from fdm.report.tables import score_source
 
 Word = Literal["better", "worse", "none", "not known"]

@@ -11,9 +11,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from fdm.report.axes import log_if_wide
 from fdm.report.labels import legend_below, legend_rows
-from fdm.report.load import Method, Results, Run
 from fdm.report.numbers import Estimate, Kind, scale
 from fdm.report.paired import quality, value_of
+from fdm.report.results import Method, Results, Run
 from fdm.report.style import GREY, MUTED, Look
 
 TIME = "time per sample"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from fdm.report.load import Method, Restored, Results, Task
+from fdm.report.files import Restored, Task
 from fdm.report.numbers import Estimate, Kind, estimate, scale
 from fdm.report.origin import Origin, Source
+from fdm.report.results import Method, Results
 from fdm.report.table import Cell, Header, Row, Table
 
 COLUMNS: dict[str, tuple[str, str, Kind]] = {

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from fdm.report.load import Trajectory
+from fdm.report.results import Trajectory
 from fdm.report.style import INK, MUTED, stage_colour
 
 CELL, GAP, JUMP = 1.0, 0.06, 0.34

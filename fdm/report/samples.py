@@ -12,7 +12,8 @@ from PIL import Image
 
 from fdm.data.sources.files import read_image
 from fdm.errors import UserError
-from fdm.report.load import Results, Run, again
+from fdm.report.files import again
+from fdm.report.results import Results, Run
 from fdm.report.style import INK
 from fdm.sampling.classes import class_rows
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from fdm.report import style
-from fdm.report.load import Results
+from fdm.report.results import Results
 from fdm.report.style import Look
 from fdm.report.table import Table
 

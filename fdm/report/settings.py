@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from fdm.report.load import Method, Results, settings_of
 from fdm.report.origin import Origin, Source
+from fdm.report.results import Method, Results, settings_of
 from fdm.report.table import Cell, Header, Row, Table
 
 ABSENT = "–"

@@ -9,8 +9,9 @@ import numpy as np
 
 from fdm.data.sources.files import read_image
 from fdm.errors import UserError
-from fdm.report.load import Method, Run, again
+from fdm.report.files import again
 from fdm.report.names import slug
+from fdm.report.results import Method, Run
 from fdm.report.samples import encode
 from fdm.report.section import Picture
 

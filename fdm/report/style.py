@@ -20,8 +20,8 @@ import seaborn as sns
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
-from fdm.report.load import Results
 from fdm.report.names import slug
+from fdm.report.results import Results
 from fdm.report.tables import BASELINE
 
 INK, MUTED, LINE = "#1b1d22", "#5a606b", "#d8dbe0"

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from fdm.report.load import Results
 from fdm.report.names import slug
 from fdm.report.numbers import Estimate, Kind, Scale, estimate, scale
 from fdm.report.origin import Origin, Source
+from fdm.report.results import Results
 from fdm.report.table import Cell, Header, Row, Table
 
 BASELINE = "ddpm"

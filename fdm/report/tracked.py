@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from fdm.report.figures import WINDOWS
-from fdm.report.load import Method, Results
 from fdm.report.numbers import estimate
+from fdm.report.results import Method, Results
 from fdm.report.tables import network_title, score_columns
 
 FILES = {"metrics.json", "plots"}

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import ModuleType
 
 from fdm.errors import UserError
-from fdm.report.load import Results
+from fdm.report.results import Results
 from fdm.report.section import Canvas, Section
 from fdm.report.table import Table
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fdm.report.ablations import ablation_figure, ablation_table
-from fdm.report.load import Results
+from fdm.report.results import Results
 from fdm.report.section import Block, Canvas, Section
 from fdm.report.table import Table
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from fdm.report.autoencoders import FILES, Autoencoder, autoencoders, curves, table
-from fdm.report.load import Results
+from fdm.report.results import Results
 from fdm.report.samples import encode
 from fdm.report.section import Canvas, Gallery, Picture, Section
 from fdm.report.table import Table

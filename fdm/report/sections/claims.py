@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fdm.experiment import PARAMS
 from fdm.report.claims import claims_table, judge, read_claims
-from fdm.report.load import Results
+from fdm.report.results import Results
 from fdm.report.section import Canvas, Section
 from fdm.report.table import Table
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from fdm.report.extras import neighbours
-from fdm.report.load import Results
 from fdm.report.memorisation import memorisation_picture, memorisation_table
+from fdm.report.results import Results
 from fdm.report.section import Canvas, Gallery, Section
 from fdm.report.table import Table
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from fdm.report.load import Results
 from fdm.report.restoration import restoration_table
+from fdm.report.results import Results
 from fdm.report.section import Canvas, Gallery, Section
 from fdm.report.sheets import sheet
 from fdm.report.table import Table

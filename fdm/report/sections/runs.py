@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fdm.report.load import Results
+from fdm.report.results import Results
 from fdm.report.section import Canvas, Manifests, Section
 from fdm.report.table import Table
 from fdm.report.tables import runs_table

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fdm.report import style
-from fdm.report.load import SAMPLES
+from fdm.report.results import SAMPLES
 from fdm.report.samples import COLUMNS, ROWS, encode, grid, shown, side_by_side
 from fdm.report.section import Canvas, Gallery, Picture, Section
 from fdm.report.settings import describe

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fdm.report.figures import training_curves
-from fdm.report.load import Results
+from fdm.report.results import Results
 from fdm.report.section import Canvas, Section
 from fdm.report.table import Table
 from fdm.report.tables import stage_table, training_table
