@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -67,3 +69,17 @@ def test_parameters_name_the_dataset_of_their_suite() -> None:
     parameters = yaml.safe_load((ROOT / "params.yaml").read_text())
     suite = yaml.safe_load((ROOT / "params" / "suites" / f"{parameters['suite']}.yaml").read_text())
     assert parameters["dataset"] == suite["dataset"]
+
+
+def test_reports_of_published_results_are_made_again_from_git_alone(clone: Repository) -> None:
+    """No data, no runs: what ``published/`` holds is enough for every method that has a run there."""
+    shutil.copytree(ROOT / "published", clone.root / "published")
+    shutil.rmtree(clone.root / "published/reports")
+    clone.run("git", "init", "--quiet", ".")
+    clone.dvc("repro --force published/dvc.yaml", "status published/dvc.yaml")
+    stages = yaml.safe_load((clone.root / "published/dvc.yaml").read_text())["stages"]["report"]["foreach"]
+    assert set(stages) == {path.name for path in (ROOT / "published/reports").iterdir() if path.is_dir()}
+    for suite in stages:
+        with (clone.root / f"published/reports/{suite}/tables/main.csv").open(newline="") as table:
+            rows = len(list(csv.DictReader(table)))
+        assert rows == len(list((ROOT / f"published/results/{suite}").iterdir())) > 0
