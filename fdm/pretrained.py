@@ -6,11 +6,12 @@ Experiments that need the same autoencoder (the same data, configuration and see
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,6 +25,10 @@ from fdm.records import complete
 from fdm.sources import source_version
 from fdm.store import export, exported, finished, locked, record_of, root, run_folder, sealed, sweep, write_json
 from fdm.training.checkpoint import fill, load_tensors
+
+if TYPE_CHECKING:
+    from fdm.evaluation.features import Name
+    from fdm.evaluation.reconstruction import Reconstructions
 
 MODEL = "autoencoder.safetensors"
 PRETRAIN_FILES = (MODEL, "autoencoder.csv", "reconstructions.png", "pretrain.json")
@@ -112,13 +117,14 @@ class AutoencoderRun:
                 outcome["metrics"] = self._score(folder, held_out)
                 record = complete(folder, "pretrain", self.identity, outcome, self.device, PRETRAIN_FILES)
             elif missing := self._missing(record):
-                from fdm.evaluation.reconstruction import feature_scores, reconstruct
+                from fdm.evaluation.reconstruction import reconstruct
 
                 model = load_autoencoder(folder / MODEL, self.identity, self.needed, self.device)
                 pair = reconstruct(model, self._signals(self._split()[1]))
-                record["metrics"]["features"] |= feature_scores(missing, pair, str(self.device))
+                record["metrics"]["features"] |= self._feature_scores(missing, pair, folder)
                 record = sealed(record)
                 write_json(folder / "pretrain.json", record)
+            shutil.rmtree(folder / "features", ignore_errors=True)
         if self.target:
             export(folder, PRETRAIN_FILES, self.target, record)
         return record
@@ -155,7 +161,7 @@ class AutoencoderRun:
             f"experiment, seed and overrides first"
         )
 
-    def _missing(self, record: dict[str, Any]) -> list[Any]:
+    def _missing(self, record: dict[str, Any]) -> list[Name]:
         return [name for name in self.experiment.evaluation.features if name not in record["metrics"]["features"]]
 
     def _split(self) -> tuple[np.ndarray, np.ndarray]:
@@ -171,7 +177,7 @@ class AutoencoderRun:
         return self.needed.signal(to_float(torch.from_numpy(np.array(images)))).to(self.device)
 
     def _score(self, folder: Path, held_out: np.ndarray) -> dict[str, Any]:
-        from fdm.evaluation.reconstruction import codebook_scores, feature_scores, psnr, reconstruct
+        from fdm.evaluation.reconstruction import codebook_scores, psnr, reconstruct
         from fdm.picture import save_grid
 
         model = load_autoencoder(folder / MODEL, self.identity, self.needed, self.device)
@@ -185,5 +191,21 @@ class AutoencoderRun:
             "split": "test" if "test" in self.open_data().manifest["splits"] else f"every {HELD_OUT_EVERY}th of train",
             "psnr": psnr(pair),
             **codebook_scores(model, x),
-            "features": feature_scores(self.experiment.evaluation.features, pair, str(self.device)),
+            "features": self._feature_scores(self.experiment.evaluation.features, pair, folder),
         }
+
+    def _feature_scores(self, names: Sequence[Name], pair: Reconstructions, folder: Path) -> dict[str, Any]:
+        from fdm.evaluation.features import Kept
+        from fdm.evaluation.reconstruction import feature_scores
+
+        # Features of the originals do not depend on the autoencoder, so that of all autoencoders only the first computes them.
+        originals = (
+            root() / "reference" / identity(self.open_data().digest, "held out", self._before, len(pair.original))
+        )
+        return feature_scores(
+            names,
+            Kept(pair.original, originals),
+            Kept(pair.decoded, folder / "features"),
+            str(self.device),
+            f"score autoencoder of {self.experiment.name} seed {self.seed}",
+        )

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fdm.config import AutoencoderConfig
 from fdm.errors import UserError
+from fdm.evaluation import features
 from fdm.experiment import identity, load_experiment, load_suite
 from fdm.networks.autoencoder import Autoencoder
 from fdm.pretrained import pretraining_of
@@ -297,3 +298,19 @@ def test_pretrain_train_sample_evaluate(latent: Path, name: str) -> None:
     again = Run(one.experiment, 0, "cpu", target)
     network, loaded = again.model()
     assert torch.isfinite(loaded.finish(torch.zeros(2, *loaded.stages[0].shape))).all() and not network.training
+
+
+def test_features_of_the_originals_are_computed_for_the_first_autoencoder_only(
+    latent: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    embedded, embed = [], features._embedded
+    monkeypatch.setattr(features, "_embedded", lambda *given: embedded.append(len(given[1])) or embed(*given))
+    one = load_experiment("tiny:fdm", ["method.transforms.0.autoencoder.images=320"])
+    records = [Run(one, seed, "cpu").pretrain() for seed in (0, 1)]
+    assert sum(embedded) == 3 * 359, "both sets of reconstructions, the originals once"
+    distances = [
+        record["metrics"]["features"]["efficientnet-lite0"]["frechet_distance"] for record in records if record
+    ]
+    assert len(set(distances)) == 2 and min(distances) > 0
+    assert "score autoencoder of fdm seed 1: 100 % · 718/718 img" in capsys.readouterr().err
+    assert not list(Path("work").glob("pretrain-*/features"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,10 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from fdm.data import to_uint8
-from fdm.evaluation.features import DIMENSIONS, Name, extract, load
+from fdm.evaluation.features import DIMENSIONS, Kept, Name, load
 from fdm.evaluation.scores import frechet_distance
 from fdm.networks.autoencoder import Autoencoder, Codebook
+from fdm.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -55,23 +56,34 @@ def codebook_scores(model: Autoencoder, x: Float[Tensor, "n c h w"]) -> dict[str
 
 def feature_scores(
     names: Sequence[Name],
-    pair: Reconstructions,
+    original: Kept,
+    decoded: Kept,
     device: str,
+    title: str,
     downloads: Path = Path("downloads"),
-    advance: Callable[[int], object] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Fréchet distance between images and their reconstructions: ``rfid`` with Inception-v3, else ``frechet_distance``.
 
     null where there are too few images to fill a covariance; ``count`` of the record says how many there were.
+
+    Args:
+        names: feature networks.
+        original: images, (N, C, H, W); all autoencoders of the same images find features of these in its folder.
+        decoded: their reconstructions, in the same order.
+        title: shown beside the progress.
     """
+    enough = [name for name in names if len(original.images) > DIMENSIONS[name]]
+    images = len(original.images) + len(decoded.images)
     result: dict[str, dict[str, Any]] = {}
-    for name in names:
-        key = "rfid" if name == "inception-v3" else "frechet_distance"
-        if len(pair.original) <= DIMENSIONS[name]:
-            result[name] = {key: None}
-            continue
-        embed = load(name, downloads, device)
-        result[name] = {
-            key: frechet_distance(extract(embed, pair.decoded, advance), extract(embed, pair.original, advance))
-        }
+    with Progress(title, len(enough) * images, "img") as bar:
+        for name in names:
+            distance = None
+            if name in enough:
+                embed = load(name, downloads, device)
+                fake, real = (
+                    np.concatenate(kept.extract(name, embed, kept.share(0, 1), bar.advance))
+                    for kept in (decoded, original)
+                )
+                distance = frechet_distance(fake, real)
+            result[name] = {"rfid" if name == "inception-v3" else "frechet_distance": distance}
     return result
