@@ -165,6 +165,18 @@ def test_verdicts_say_no_more_than_the_data(
     assert (verdict.word, said in verdict.reason) == (word, True), verdict
 
 
+def test_times_of_different_devices_prove_nothing(place: Path) -> None:
+    claim = Claim.model_validate({**CLAIM, "tests": [{"measure": "seconds_per_sample", "below": 1}]})
+    results = make(place, GOOD)
+    assert judge(claim, found(results)).word == "reproduced"
+    path = results / "fdm-ds-2/seed1/cost.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"device": "H200"}))
+    verdict = judge(claim, found(results))
+    assert (
+        verdict.word == "not testable at this scale" and "different devices" in verdict.reason and not verdict.evidence
+    )
+
+
 def test_a_copied_seed_is_not_a_second_one(place: Path) -> None:
     results = make(place, GOOD)
     for name in GOOD:

@@ -441,6 +441,13 @@ def test_code_revisions_and_devices_that_differ_are_said(place: Path) -> None:
     for name in ("quality", "pareto"):
         drawn = (place / f"reports/demo/figures/{name}.svg").read_text()
         assert "FLOPs per sample" in drawn and "time per sample" not in drawn, "times that do not compare are not drawn"
+    for name in ("main", "training"):
+        with (place / f"reports/demo/tables/{name}.csv").open(newline="") as table:
+            columns = next(csv.reader(table))
+        assert not [column for column in columns if "second" in column]
+    with (place / "reports/demo/tables/runs.csv").open(newline="") as table:
+        assert "seconds_per_sample" in next(csv.reader(table)), "those of single runs are facts"
+    assert "Times are left out, as devices differ" in text
 
 
 def test_the_same_run_under_two_names_is_said(place: Path) -> None:

@@ -155,6 +155,9 @@ def judge(claim: Claim, results: Results) -> Verdict:
             "not testable at this scale", f"The suite does not compare {claim.of[0]} with {claim.against[0]}."
         )
     ours, theirs = pair
+    values = [VALUES[test.measure][1] for test in claim.tests]
+    if not all(results.compares(value) for value in values if isinstance(value, Source)):
+        return Verdict("not testable at this scale", "The runs were timed on different devices.")
     evidence = tuple(item for test in claim.tests if (item := _evidence(test, ours, theirs)) is not None)
     if len(evidence) < len(claim.tests):
         return Verdict("not testable at this scale", "The two have no seed in common with this measure.", evidence)

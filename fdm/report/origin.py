@@ -25,6 +25,11 @@ class Source:
         object.__setattr__(self, "file", file)
         object.__setattr__(self, "path", path)
 
+    @property
+    def timed(self) -> bool:
+        """Whether it is a time or a speed, which depends on the device."""
+        return any("second" in key for key in self.path)
+
     def __call__(self, run: Run) -> Any:
         """The value in ``run``; None where the run has none."""
         return self.read(run.content(self.file))

@@ -15,6 +15,7 @@ from fdm.errors import UserError
 from fdm.grids import Ablation
 from fdm.plain import BROKEN, map_array
 from fdm.report.files import CURVE, Cost, Drawn, File, Manifest, Metrics, Restored, again, read_curve
+from fdm.report.origin import Source
 
 SAMPLES = ("samples.npy", "grid.png")
 """Where a run's first samples are: all of them, or the first 64 as a picture (published results have only that)."""
@@ -116,6 +117,10 @@ class Results:
     def timed_alike(self) -> bool:
         """Whether all runs sampled on devices of one name; else their seconds do not compare."""
         return len({run.cost.device for run in self.runs}) == 1
+
+    def compares(self, source: Source) -> bool:
+        """Whether values from there say something about methods: times of different devices do not."""
+        return self.timed_alike or not source.timed
 
     @property
     def runs(self) -> list[Run]:

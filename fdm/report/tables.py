@@ -116,7 +116,7 @@ def main_table(results: Results) -> Table:
         f"Scores of {samples} samples per run against {references}. {_seeds_sentence(results)}{_error_sentence(results, scores)} Lower is better for "
         "distances and KID (mean over random subsets), higher for precision and recall. FLOPs count a "
         "multiply-add as two and cover all network evaluations of one sample, and the decoding of a latent. Peak memory while sampling: the "
-        "device's on a GPU, the whole process's elsewhere." + _relative_sentence(results),
+        "device's on a GPU, the whole process's elsewhere." + _relative_sentence(results) + _times_sentence(results),
         scores + cost,
     )
 
@@ -129,7 +129,10 @@ def training_table(results: Results) -> Table:
         "Cost of training",
         f"{_seeds_sentence(results)} A training step works at one resolution, that of the stage drawn for it, so "
         "methods with coarse stages see the same number of images for fewer FLOPs. The backward pass counts as "
-        "two forward passes. Time leaves out pauses." + _relative_sentence(results),
+        "two forward passes."
+        + (" Time leaves out pauses." if results.timed_alike else "")
+        + _relative_sentence(results)
+        + _times_sentence(results),
         [
             Column("training_images", "Images seen", "count", Source("cost.json", "training", "images")),
             Column("training_steps", "Steps", "count", Source("cost.json", "training", "steps")),
@@ -197,6 +200,7 @@ def runs_table(results: Results) -> Table:
 
 
 def _build(results: Results, name: str, title: str, caption: str, columns: Sequence[Column]) -> Table:
+    columns = [column for column in columns if results.compares(column.value)]
     grid = [[_present(column.value(run) for run in method.runs) for column in columns] for method in results.methods]
     base = next((row for method, row in zip(results.methods, grid, strict=True) if method.name == BASELINE), None)
     estimates: list[list[Estimate | None]] = []
@@ -272,6 +276,14 @@ def _relative(results: Results, key: str, label: str, value: Source) -> list[Col
 def _relative_sentence(results: Results) -> str:
     here = any(method.name == BASELINE for method in results.methods)
     return f" Relative to {BASELINE}: the ratio of the means." if here else ""
+
+
+def _times_sentence(results: Results) -> str:
+    return (
+        ""
+        if results.timed_alike
+        else " Times are left out, as devices differ; those of single runs stand in their table."
+    )
 
 
 def _error_sentence(results: Results, columns: Iterable[Column]) -> str:
