@@ -326,6 +326,18 @@ def test_a_missing_file_is_a_fault_unless_dvc_has_it(made: Path, name: str, trac
     assert (found.status, found.said) == (("absent", "not here (dvc pull)") if tracked else ("bad", "missing"))
 
 
+def test_a_run_in_the_making_is_no_fault(made: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(run_folder(), tmp_path / "fdm/seed0")
+    (folder / "manifest.json").unlink()
+    found = {finding.what: finding for finding in check_run("tiny", read_folder(folder))}
+    assert found[str(folder / "manifest.json")].status == "bad", "its scores are here"
+    for name in ("metrics.json", "cost.json"):
+        (folder / name).unlink()
+    found = {finding.what: finding for finding in check_run("tiny", read_folder(folder))}
+    assert not bad(found.values()) and found[str(folder)].status == "note"
+    assert found[str(folder / "train.json")].status == found[str(folder / "samples.npy")].status == "good"
+
+
 def test_outputs_of_stages_are_under_dvc(tmp_path: Path) -> None:
     (tmp_path / "dvc.lock").write_text("stages: {results: {cmd: x, outs: [{path: results/tiny}]}}")
     assert under_dvc(tmp_path / "results/tiny/ddpm/seed0/samples.npy", tmp_path)

@@ -127,7 +127,11 @@ def check_run(suite: str, run: RunFolder, hashed: Callable[[Path], object] = lam
         hashed(path)
     manifest = run.manifest
     if manifest is None:
-        if MANIFEST not in run.damaged:
+        if run.unfinished:
+            yield Finding(
+                suite, "records", "note", str(folder), "not evaluated yet; `snakemake` or `fdm evaluate` goes on"
+            )
+        elif MANIFEST not in run.damaged:
             yield Finding(suite, "records", *missing(folder / MANIFEST))
         return
     for step in manifest["records"]:

@@ -53,6 +53,11 @@ class RunFolder:
         """The manifest, where there is a good one."""
         return self.records.get(MANIFEST)
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether nothing of its evaluation is here yet."""
+        return not any((self.folder / name).is_file() for name in (MANIFEST, "metrics.json", "cost.json"))
+
     def state(self, name: str) -> str:
         """What a file of the run is, in words: ``as recorded`` if it is what it was when it was made."""
         if not (self.folder / name).is_file():
