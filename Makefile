@@ -72,7 +72,8 @@ schema: $(STAMP) ## Write params/schema.json from the configuration models
 	fdm show --schema > params/schema.json
 
 .PHONY: tables
-tables: $(STAMP) ## Write the tables of published results in README and docs anew
+tables: $(STAMP) ## Make reports of published results, and their tables in README and docs, anew
+	dvc repro --force published/dvc.yaml
 	python workflow/scripts/docs_tables.py
 
 .PHONY: plots

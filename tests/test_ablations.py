@@ -16,7 +16,9 @@ from scipy import stats
 from test_report import make_results
 
 from fdm.errors import UserError
+from fdm.grids import Ablation
 from fdm.report import build
+from fdm.report.ablations import ablation_table
 from fdm.report.claims import Claim, Evidence, Verdict, judge, read_claims
 from fdm.report.load import load
 from fdm.report.numbers import Estimate, estimate
@@ -169,12 +171,17 @@ def test_times_of_different_devices_prove_nothing(place: Path) -> None:
     claim = Claim.model_validate({**CLAIM, "tests": [{"measure": "seconds_per_sample", "below": 1}]})
     results = make(place, GOOD)
     assert judge(claim, found(results)).word == "reproduced"
-    path = results / "fdm-ds-2/seed1/cost.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"device": "H200"}))
-    verdict = judge(claim, found(results))
-    assert (
-        verdict.word == "not testable at this scale" and "different devices" in verdict.reason and not verdict.evidence
-    )
+    for moved in range(3):
+        path = results / f"fdm-ds-2/seed{moved}/cost.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"device": "H200"}))
+        verdict = judge(claim, found(results))
+        assert [item.ratio.count for item in verdict.evidence] == [2 - moved][: 2 - moved], "pairs on one device"
+    assert verdict.word == "not testable at this scale" and "different devices" in verdict.reason
+    flops = Claim.model_validate({**CLAIM, "tests": [{"measure": "flops_per_sample", "below": 1}]})
+    assert judge(flops, found(results)).word == "reproduced", "FLOPs are the same everywhere"
+    ablation = Ablation.model_validate({**ABLATIONS["stages"], "experiments": ["ddpm", "fdm-ds-2"]})
+    columns = [header.key for header in ablation_table("stages", ablation, found(results)).headers]
+    assert "flops_per_sample_relative" in columns and "seconds_per_sample_relative" not in columns
 
 
 def test_a_copied_seed_is_not_a_second_one(place: Path) -> None:

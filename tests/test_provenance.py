@@ -336,6 +336,24 @@ def test_a_run_in_the_making_is_no_fault(made: Path, tmp_path: Path) -> None:
     found = {finding.what: finding for finding in check_run("tiny", read_folder(folder))}
     assert not bad(found.values()) and found[str(folder)].status == "note"
     assert found[str(folder / "train.json")].status == found[str(folder / "samples.npy")].status == "good"
+    # Below published/ nothing is in the making.
+    other = shutil.copytree(folder, Path("published/results/tiny/fdm/seed0"))
+    assert str(other / "manifest.json") in {finding.what for finding in bad(check_run("tiny", read_folder(other)))}
+    shutil.rmtree("published")
+
+
+def test_a_report_is_no_fault_while_a_seed_more_is_made(made: Path, tmp_path: Path) -> None:
+    results, reports = tmp_path / "results", tmp_path / "reports"
+    shutil.copytree(Path("results/tiny"), results / "tiny")
+    shutil.copytree(Path("reports/tiny"), reports / "tiny")
+    folder = shutil.copytree(
+        results / "tiny" / run_folder().parent.name / "seed0", results / "tiny" / run_folder().parent.name / "seed7"
+    )
+    for name in ("manifest.json", "metrics.json", "cost.json"):
+        (folder / name).unlink()
+    found = check_suites(["tiny"], results, reports, 0)
+    assert not bad(found)
+    assert [finding.status for finding in found if finding.kind == "report"] == ["note"]
 
 
 def test_outputs_of_stages_are_under_dvc(tmp_path: Path) -> None:

@@ -432,6 +432,7 @@ def test_code_revisions_and_devices_that_differ_are_said(place: Path) -> None:
     def other(content: dict[str, Any]) -> None:
         for record in content["records"].values():
             record["provenance"]["revision"] = "b" * 40 + "+changes"
+        content["records"]["train"]["device"] = "H200"
 
     edit(results / "fdm-ds-3/seed0/manifest.json", other)
     edit(results / "fdm-ds-3/seed0/cost.json", lambda content: content.update(device="H200"))
@@ -446,7 +447,8 @@ def test_code_revisions_and_devices_that_differ_are_said(place: Path) -> None:
             columns = next(csv.reader(table))
         assert not [column for column in columns if "second" in column]
     with (place / "reports/demo/tables/runs.csv").open(newline="") as table:
-        assert "seconds_per_sample" in next(csv.reader(table)), "those of single runs are facts"
+        rows = list(csv.DictReader(table))
+    assert {row["sampling_device"] for row in rows} == {"cpu (2 cores)", "H200"} and "seconds_per_sample" in rows[0]
     assert "Times are left out, as devices differ" in text
 
 

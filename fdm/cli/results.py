@@ -98,7 +98,7 @@ def publish(
 ) -> None:
     """Copy what git should hold of finished runs to published/: records, scores, curves, pictures; and make the report of all.
 
-    Example: fdm publish cifar10-cpu && git add published
+    Example: fdm publish cifar10-cpu --no-report && make tables && git add published README.md docs
     """
     from fdm.provenance.publish import publish as copy
 

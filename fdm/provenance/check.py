@@ -97,7 +97,7 @@ def _suite(
         found += _data(suite, run, stores)
     found += rescore(suite, runs, metrics, device)
     complete = all(finding.status == "good" for finding in found if finding.kind == "files")
-    return [*found, *check_tables(suite, results, report, complete)]
+    return [*found, *check_tables(suite, results, report, complete, any(run.unfinished for run in runs))]
 
 
 def _size(path: Path) -> int:
@@ -128,9 +128,7 @@ def check_run(suite: str, run: RunFolder, hashed: Callable[[Path], object] = lam
     manifest = run.manifest
     if manifest is None:
         if run.unfinished:
-            yield Finding(
-                suite, "records", "note", str(folder), "not evaluated yet; `snakemake` or `fdm evaluate` goes on"
-            )
+            yield Finding(suite, "records", "note", str(folder), "not finished; `snakemake` goes on")
         elif MANIFEST not in run.damaged:
             yield Finding(suite, "records", *missing(folder / MANIFEST))
         return

@@ -55,8 +55,10 @@ class RunFolder:
 
     @property
     def unfinished(self) -> bool:
-        """Whether nothing of its evaluation is here yet."""
-        return not any((self.folder / name).is_file() for name in (MANIFEST, "metrics.json", "cost.json"))
+        """Whether it is being made: nothing of its evaluation is here, nor does DVC have it, nor was it published."""
+        path = self.folder / MANIFEST
+        there = any((self.folder / name).is_file() for name in (MANIFEST, "metrics.json", "cost.json"))
+        return not (there or under_dvc(path) or is_published(path))
 
     def state(self, name: str) -> str:
         """What a file of the run is, in words: ``as recorded`` if it is what it was when it was made."""
@@ -108,7 +110,12 @@ def results_of(suite: str) -> Path:
 
 def unpublished(path: Path) -> bool:
     """Whether ``path`` would be in the published copy, but is left to DVC."""
-    return PUBLISHED.resolve() in path.resolve().parents and path.name not in PUBLISHED_FILES
+    return is_published(path) and path.name not in PUBLISHED_FILES
+
+
+def is_published(path: Path) -> bool:
+    """Whether ``path`` lies in the published copy."""
+    return PUBLISHED.resolve() in path.resolve().parents
 
 
 def under_dvc(path: Path, root: Path | None = None) -> bool:

@@ -16,17 +16,23 @@ from fdm.report.sections import build_tables
 from fdm.report.write import as_csv
 
 
-def check_tables(suite: str, results: Path, report: Path, complete: bool) -> Iterator[Finding]:
+def check_tables(suite: str, results: Path, report: Path, complete: bool, unfinished: bool) -> Iterator[Finding]:
     """Compare a report with the results that it is of.
 
     Args:
         complete: all files of the results are here and as recorded, so that a whole report can be built.
+        unfinished: runs are in the making, so that only a partial report can be one of these results.
     """
     if not (report / RECORD).is_file():
         if report.is_dir() and any(report.iterdir()) and not under_dvc(report / RECORD):
             yield Finding(suite, "report", "bad", str(report / RECORD), "missing")
             return
         yield Finding(suite, "report", "absent", str(report), f"no report here (fdm report {suite}, or dvc pull)")
+        return
+    if unfinished and not is_partial(report):
+        yield Finding(
+            suite, "report", "note", str(report), "of finished results, and there are runs that are not finished"
+        )
         return
     try:
         found = check_report(suite, results, report) if complete else list(_tables(suite, results, report))

@@ -62,10 +62,11 @@ def ablation_table(name: str, ablation: Ablation, results: Results) -> Table:
         ("seconds_per_sample", "Time of a sample", Source("cost.json", "seconds_per_sample")),
         ("training_flops", "FLOPs of training", Source("cost.json", "training", "flops")),
     ):
-        if not results.compares(cost):
+        ratios = [ratio(method, members[0], cost) for method in members]
+        if not any(ratios[1:]):
             continue
         paired = Origin((cost,), f"mean of the ratios to {base} under the same seed", base)
-        cells = [_cell(ratio(method, members[0], cost), Scale(1.0, "×", 2), paired) for method in members]
+        cells = [_cell(known, Scale(1.0, "×", 2), paired) for known in ratios]
         add(f"{key}_relative", label, "relative to the baseline", cells, "×")
     rows = [
         Row(method.name, method.title, len(method.runs), tuple(column[i] for column in columns))

@@ -27,7 +27,7 @@ from fdm.report.origin import Origin, Source
 from fdm.report.results import Results, Run
 from fdm.report.style import DASHES, PALETTE
 from fdm.report.table import Cell, Header, Row, Table
-from fdm.report.tables import MEAN, network_title
+from fdm.report.tables import MEAN, NO_TIMES, network_title
 
 CURVE = ("step", "images", "loss", "reconstruction")
 FILES = ("pretrain.json", "autoencoder.csv", "reconstructions.png")
@@ -135,8 +135,9 @@ def table(found: Sequence[Autoencoder], results: Results) -> Table:
         ("perplexity", "Perplexity", "rate", "codebook", _source("metrics", "perplexity")),
         ("parameters", "Parameters", "count", "", _source("parameters")),
         ("images", "Images seen", "count", "pretraining", _source("images")),
-        ("seconds", "Time", "seconds", "pretraining", _source("seconds")),
     ]
+    if len(_devices(found)) == 1:
+        columns.append(("seconds", "Time", "seconds", "pretraining", _source("seconds")))
     titles = {method.name: method.title for method in results.methods}
     headers, cells = [Header("used_by", "Used by", numeric=False)], [[_text(own, titles)] for own in found]
     headers.append(Header("latent", "Latent", numeric=False))
@@ -250,15 +251,19 @@ def _text(own: Autoencoder, titles: Mapping[str, str]) -> Cell:
     return Cell(text, text)
 
 
+def _devices(found: Sequence[Autoencoder]) -> list[str]:
+    """Where they were trained."""
+    return list(dict.fromkeys(run.record.device for own in found for run in own.runs))
+
+
 def _caption(found: Sequence[Autoencoder]) -> str:
-    records = [run.record for own in found for run in own.runs]
+    records, devices = [run.record for own in found for run in own.runs], _devices(found)
     counts = dict.fromkeys(f"{record.metrics.count:,} ({record.metrics.split})" for record in records)
-    devices = ", ".join(dict.fromkeys(record.device for record in records))
     said = (
         f"Held-out images: {' or '.join(counts)}. PSNR is the mean over images. The reconstruction Fréchet distance "
         "compares held-out images with their own reconstructions and does not compare with distances of samples. Codes "
         "used: the share of the codebook that occurs at least once; perplexity: exp of the entropy of their frequencies; "
-        f"a dash where there is no codebook, or too few images. Time was measured on {devices}."
+        f"a dash where there is no codebook, or too few images. {f'Time was measured on {devices[0]}.' if len(devices) == 1 else NO_TIMES}"
     )
     if any(len(own.runs) > 1 for own in found):
         said += " Means over seeds with 95 % t-intervals."

@@ -41,7 +41,11 @@ def warnings(results: Results) -> list[str]:
         "Package versions differ between runs",
         lambda run: ", ".join(f"{name} {version}" for name, version in sorted(packages(run, "train").items())),
     )
-    found += _differ(results, "Times do not compare: devices differ", lambda run: run.cost.device)
+    found += _differ(
+        results,
+        "Times do not compare: devices differ",
+        lambda run: ", then ".join(dict.fromkeys((run.manifest.records["train"].device, run.cost.device))),
+    )
     found += _differ(
         results, "Scores do not compare: numbers of samples differ", lambda run: f"{run.metrics.samples:,} samples"
     )

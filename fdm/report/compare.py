@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,7 @@ def difference(before: Sequence[float], after: Sequence[float]) -> Estimate:
 
 def _columns(old: Results, new: Results) -> list[Column]:
     scores = {column.key: column for column in [*score_columns(old), *score_columns(new)]}
-    return [
+    columns = [
         *scores.values(),
         Column("parameters", "Parameters", "count", Source("cost.json", "parameters")),
         Column(
@@ -57,6 +58,8 @@ def _columns(old: Results, new: Results) -> list[Column]:
         Column("training_seconds", "Training", "seconds", Source("cost.json", "training", "seconds")),
         Column("peak_memory_bytes", "Peak memory", "bytes", Source("cost.json", "peak_memory_bytes")),
     ]
+    both = replace(new, methods=(*old.methods, *new.methods))
+    return [column for column in columns if both.compares(column.value)]
 
 
 def _numbers(old: Results, new: Results, before: Path, after: Path) -> Table:
@@ -86,7 +89,8 @@ def _numbers(old: Results, new: Results, before: Path, after: Path) -> Table:
     caption = (
         f"Before: {before}, after: {after}. Only numbers that differ; {same} are the same. Means over seeds with 95 % "
         "t-intervals and Welch's interval of the difference, where there are at least two seeds; without one, nothing "
-        "says whether a difference is more than chance. In bold: the interval of the difference leaves out zero."
+        "says whether a difference is more than chance. In bold: the interval of the difference leaves out zero. Times are "
+        "compared where all runs of both have the same device."
     )
     return Table("changes", "Numbers that changed", caption, headers, tuple(rows))
 

@@ -73,6 +73,7 @@ class Record(File):
     """
 
     identity: str
+    device: str = ""
     classes: tuple[int, ...] | None = None
     files: dict[str, str] = {}
 

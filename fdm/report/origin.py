@@ -28,7 +28,7 @@ class Source:
     @property
     def timed(self) -> bool:
         """Whether it is a time or a speed, which depends on the device."""
-        return any("second" in key for key in self.path)
+        return self.path[-1].startswith("seconds") or self.path[-1].endswith("per_second")
 
     def __call__(self, run: Run) -> Any:
         """The value in ``run``; None where the run has none."""

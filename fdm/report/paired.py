@@ -69,5 +69,9 @@ def quality(run: Run) -> float | None:
 
 
 def _pairs(method: Method, baseline: Method, value: Value) -> list[tuple[float, float]]:
-    ours, theirs = ({run.seed: value(run) for run in side.runs} for side in (method, baseline))
-    return [(a, b) for seed in sorted(ours) if (a := ours[seed]) is not None and (b := theirs.get(seed)) is not None]
+    ours, theirs = ({run.seed: run for run in side.runs} for side in (method, baseline))
+    pairs = [(ours[seed], theirs[seed]) for seed in sorted(ours.keys() & theirs.keys())]
+    if isinstance(value, Source):  # times only where one device took both
+        pairs = [(a, b) for a, b in pairs if a.timed_on(value) == b.timed_on(value)]
+    values = ((value(a), value(b)) for a, b in pairs)
+    return [(a, b) for a, b in values if a is not None and b is not None]

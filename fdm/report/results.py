@@ -52,6 +52,12 @@ class Run:
         """``training.csv``, checked; read when it is first needed, as tables do without it."""
         return read_curve(self.folder, "training.csv", CURVE, "train")
 
+    def timed_on(self, source: Source) -> str | None:
+        """The device that took a time which stands there; None for what is no time."""
+        if not source.timed:
+            return None
+        return self.manifest.records["train"].device if "training" in source.path else self.cost.device
+
     def content(self, file: str) -> File | None:
         """What was read of one of the run's JSON files; None where the run has no such file."""
         known = {"manifest.json": self.manifest, "metrics.json": self.metrics, "cost.json": self.cost}
@@ -115,12 +121,12 @@ class Results:
 
     @property
     def timed_alike(self) -> bool:
-        """Whether all runs sampled on devices of one name; else their seconds do not compare."""
-        return len({run.cost.device for run in self.runs}) == 1
+        """Whether all runs sampled on devices of one name; else their seconds a sample do not compare."""
+        return self.compares(Source("cost.json", "seconds_per_sample"))
 
     def compares(self, source: Source) -> bool:
-        """Whether values from there say something about methods: times of different devices do not."""
-        return self.timed_alike or not source.timed
+        """Whether means over runs compare: times of different devices do not."""
+        return len({run.timed_on(source) for run in self.runs}) == 1
 
     @property
     def runs(self) -> list[Run]:

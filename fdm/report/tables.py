@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from fdm.report.names import slug
 from fdm.report.numbers import Estimate, Kind, Scale, estimate, scale
 from fdm.report.origin import Origin, Source
-from fdm.report.results import Results
+from fdm.report.results import Results, Run
 from fdm.report.table import Cell, Header, Row, Table
 
 BASELINE = "ddpm"
@@ -17,6 +17,7 @@ MEAN = "mean over seeds"
 Z95 = 1.96
 SAMPLES_ONLY = "†"
 """Marks an interval over the samples of one run, which leaves out what another training would change."""
+NO_TIMES = "Times are left out, as devices differ."
 NETWORKS = {"inception-v3": "Inception-v3", "efficientnet-lite0": "EfficientNet-Lite0"}
 Better = Literal["low", "high"]
 Item = TypeVar("Item")
@@ -116,7 +117,7 @@ def main_table(results: Results) -> Table:
         f"Scores of {samples} samples per run against {references}. {_seeds_sentence(results)}{_error_sentence(results, scores)} Lower is better for "
         "distances and KID (mean over random subsets), higher for precision and recall. FLOPs count a "
         "multiply-add as two and cover all network evaluations of one sample, and the decoding of a latent. Peak memory while sampling: the "
-        "device's on a GPU, the whole process's elsewhere." + _relative_sentence(results) + _times_sentence(results),
+        "device's on a GPU, the whole process's elsewhere." + _relative_sentence(results),
         scores + cost,
     )
 
@@ -129,10 +130,7 @@ def training_table(results: Results) -> Table:
         "Cost of training",
         f"{_seeds_sentence(results)} A training step works at one resolution, that of the stage drawn for it, so "
         "methods with coarse stages see the same number of images for fewer FLOPs. The backward pass counts as "
-        "two forward passes."
-        + (" Time leaves out pauses." if results.timed_alike else "")
-        + _relative_sentence(results)
-        + _times_sentence(results),
+        "two forward passes. Time leaves out pauses." + _relative_sentence(results),
         [
             Column("training_images", "Images seen", "count", Source("cost.json", "training", "images")),
             Column("training_steps", "Steps", "count", Source("cost.json", "training", "steps")),
@@ -181,6 +179,11 @@ def runs_table(results: Results) -> Table:
         Column("training_seconds", "Training", "seconds", Source("cost.json", "training", "seconds")),
         Column("peak_memory_bytes", "Peak memory", "bytes", Source("cost.json", "peak_memory_bytes")),
     ]
+    devices: dict[tuple[str, str], Callable[[Run], str]] = {
+        ("training_device", "Trained on"): lambda run: run.manifest.records["train"].device,
+        ("sampling_device", "Sampled on"): lambda run: run.cost.device,
+    }
+    devices = {header: read for header, read in devices.items() if len({read(run) for run in results.runs}) > 1}
     rows = []
     scales = [scale(_present(column.value(run) for run in results.runs), column.kind) for column in columns]
     for method in results.methods:
@@ -190,9 +193,11 @@ def runs_table(results: Results) -> Table:
                 for column, how in zip(columns, scales, strict=True)
             ]
             anchor = f"run-{slug(method.name)}-seed{run.seed}"
+            cells += [Cell(read(run), read(run)) for read in devices.values()]
             line = (Cell(str(run.seed), str(run.seed)), *cells)
             rows.append(Row(method.name, method.title, 1, line, anchor=anchor, seed=run.seed))
     headers = [Header("seed", "Seed"), *(_header(column, how) for column, how in zip(columns, scales, strict=True))]
+    headers += [Header(key, label, numeric=False) for key, label in devices]
     caption = (
         "One row per run, with the numbers of its own files. The spread of KID is over its subsets, not over seeds."
     )
@@ -200,7 +205,9 @@ def runs_table(results: Results) -> Table:
 
 
 def _build(results: Results, name: str, title: str, caption: str, columns: Sequence[Column]) -> Table:
-    columns = [column for column in columns if results.compares(column.value)]
+    wanted, columns = columns, [column for column in columns if results.compares(column.value)]
+    if len(columns) < len(wanted):
+        caption += f" {NO_TIMES}"
     grid = [[_present(column.value(run) for run in method.runs) for column in columns] for method in results.methods]
     base = next((row for method, row in zip(results.methods, grid, strict=True) if method.name == BASELINE), None)
     estimates: list[list[Estimate | None]] = []
@@ -276,14 +283,6 @@ def _relative(results: Results, key: str, label: str, value: Source) -> list[Col
 def _relative_sentence(results: Results) -> str:
     here = any(method.name == BASELINE for method in results.methods)
     return f" Relative to {BASELINE}: the ratio of the means." if here else ""
-
-
-def _times_sentence(results: Results) -> str:
-    return (
-        ""
-        if results.timed_alike
-        else " Times are left out, as devices differ; those of single runs stand in their table."
-    )
 
 
 def _error_sentence(results: Results, columns: Iterable[Column]) -> str:
