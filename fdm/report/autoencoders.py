@@ -263,7 +263,7 @@ def _caption(found: Sequence[Autoencoder]) -> str:
         f"Held-out images: {' or '.join(counts)}. PSNR is the mean over images. The reconstruction Fréchet distance "
         "compares held-out images with their own reconstructions and does not compare with distances of samples. Codes "
         "used: the share of the codebook that occurs at least once; perplexity: exp of the entropy of their frequencies; "
-        f"a dash where there is no codebook, or too few images. {f'Time was measured on {devices[0]}.' if len(devices) == 1 else NO_TIMES}"
+        f"a dash where there is no codebook, there are too few images, or that network has not scored it. {f'Time was measured on {devices[0]}.' if len(devices) == 1 else NO_TIMES}"
     )
     if any(len(own.runs) > 1 for own in found):
         said += " Means over seeds with 95 % t-intervals."
