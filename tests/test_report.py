@@ -452,6 +452,21 @@ def test_code_revisions_and_devices_that_differ_are_said(place: Path) -> None:
     assert "Times are left out, as devices differ" in text
 
 
+def test_many_methods_are_drawn_a_row_each(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = make_results(place)
+
+    def worse(content: dict[str, Any]) -> None:
+        content["features"]["efficientnet-lite0"]["frechet_distance"] = 999.0
+
+    edit(results / "ddpm/seed0/metrics.json", worse)
+    monkeypatch.setattr("fdm.report.sections.scores.MOST_NAMES", 2)
+    text = build("demo", results, place / "reports/demo").read_text()
+    assert "Best first" in text and "Dashed: DDPM." in text
+    drawn = re.sub(r"<[^>]+>", " ", (place / "reports/demo/figures/quality.svg").read_text())
+    places = [drawn.index(title) for title in ("f-DM-DS, 2 stages", "f-DM-DS, 3 stages", "DDPM")]
+    assert sorted(places)[-1] == places[-1], "the worst is the last row"
+
+
 def test_the_same_run_under_two_names_is_said(place: Path) -> None:
     results = make_results(place)
     shutil.rmtree(results / "fdm-ds-3")

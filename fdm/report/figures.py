@@ -60,7 +60,10 @@ def training_curves(results: Results, looks: Mapping[str, Look]) -> Figure:
 
 
 def quality_against_cost(results: Results, looks: Mapping[str, Look]) -> Figure:
-    """Fréchet distance (or FID) of every feature network against FLOPs and, where devices do not differ, seconds per sample."""
+    """Fréchet distance (or FID) of every feature network against FLOPs and, where devices do not differ, seconds per sample.
+
+    Names stand beside marks, so it is meant for at most ``MOST_NAMES`` methods; ``ranking`` takes any number.
+    """
     networks = list(dict.fromkeys(network for run in results.runs for network in run.metrics.features))
     costs: list[tuple[str, Kind, Callable[[Run], float]]] = [
         ("FLOPs per sample", "flops", lambda run: run.cost.flops_per_sample),
@@ -68,23 +71,16 @@ def quality_against_cost(results: Results, looks: Mapping[str, Look]) -> Figure:
     ]
     if not results.timed_alike:
         del costs[1]
-    beside = len(results.methods) <= MOST_NAMES
-    below = 0.0 if beside else 0.22 * legend_rows(len(results.methods)) + 0.1
-    height = 3.5 * len(networks) + 0.1 + below
+    height = 3.5 * len(networks) + 0.1
     figure = Figure(figsize=(8.6, height))
     grid = figure.subplots(len(networks), len(costs), squeeze=False, sharey="row")
-    figure.subplots_adjust(
-        left=0.085, right=0.985, top=1 - 0.12 / height, bottom=(0.55 + below) / height, wspace=0.1, hspace=0.3
-    )
+    figure.subplots_adjust(left=0.085, right=0.985, top=1 - 0.12 / height, bottom=0.55 / height, wspace=0.1, hspace=0.3)
     marks: list[tuple[Axes, list[Point]]] = []
     for line, network in zip(grid, networks, strict=True):
         for axes, (label, kind, cost) in zip(line, costs, strict=True):
             marks.append((axes, _scatter(axes, results, looks, network, cost, label, kind)))
         name = "FID" if network == "inception-v3" else "Fréchet distance"
         line[0].set_ylabel(f"{name} ({network_title(network)})")
-    if not beside:
-        legend_below(figure, results.methods, looks)
-        return figure
     figure.draw_without_rendering()  # settles the limits, which the places of names depend on
     for axes, points in marks:
         label_marks(axes, [Mark(point.method.name, point.method.title, point.cost, point.quality) for point in points])

@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 from fdm.report.names import slug
 from fdm.report.numbers import Estimate, Kind, Scale, estimate, scale
 from fdm.report.origin import Origin, Source
-from fdm.report.results import Results, Run
+from fdm.report.results import Method, Results, Run
 from fdm.report.table import Cell, Header, Row, Table
 
 BASELINE = "ddpm"
@@ -41,6 +41,15 @@ class Column:
 def network_title(network: str) -> str:
     """A feature network's proper name."""
     return NETWORKS.get(network, network)
+
+
+def summary(method: Method, value: Source, error: Source | None = None) -> Estimate | None:
+    """Mean and interval over seeds; with one seed over its samples, if ``error`` says where their standard error stands."""
+    found = _present(value(run) for run in method.runs)
+    spread = error(method.runs[0]) if error and len(method.runs) == 1 else None
+    if found and spread is not None:
+        return Estimate(found[0], Z95 * spread, 1)
+    return estimate(found) if found else None
 
 
 def score_source(network: str, score: str) -> Source:
@@ -208,20 +217,17 @@ def _build(results: Results, name: str, title: str, caption: str, columns: Seque
     wanted, columns = columns, [column for column in columns if results.compares(column.value)]
     if len(columns) < len(wanted):
         caption += f" {NO_TIMES}"
-    grid = [[_present(column.value(run) for run in method.runs) for column in columns] for method in results.methods]
-    base = next((row for method, row in zip(results.methods, grid, strict=True) if method.name == BASELINE), None)
-    estimates: list[list[Estimate | None]] = []
-    for method, values in zip(results.methods, grid, strict=True):
-        line: list[Estimate | None] = []
+    estimates = [[summary(method, column.value, column.error) for column in columns] for method in results.methods]
+    base = next(
+        (line[:] for method, line in zip(results.methods, estimates, strict=True) if method.name == BASELINE), None
+    )
+    for line in estimates:
         for j, column in enumerate(columns):
-            error = column.error(method.runs[0]) if column.error and len(method.runs) == 1 else None
-            if error is not None and values[j]:
-                line.append(Estimate(values[j][0], Z95 * error, 1))
-            elif column.relative and base is not None and values[j] and base[j]:
-                line.append(Estimate(estimate(values[j]).mean / estimate(base[j]).mean, None, 1))
-            else:
-                line.append(estimate(values[j]) if values[j] and not column.relative else None)
-        estimates.append(line)
+            if column.relative:
+                value, reference = line[j], base[j] if base else None
+                line[j] = (
+                    Estimate(value.mean / reference.mean, None, 1) if value and reference and reference.mean else None
+                )
     headers, cells = [], []
     for j, column in enumerate(columns):
         own = [line[j] for line in estimates]
