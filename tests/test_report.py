@@ -452,6 +452,27 @@ def test_code_revisions_and_devices_that_differ_are_said(place: Path) -> None:
     assert "Times are left out, as devices differ" in text
 
 
+def test_code_revisions_whose_code_is_the_same_are_counted(place: Path) -> None:
+    results = make_results(place, seeds=(0, 1))
+
+    def versions(content: dict[str, Any]) -> None:
+        name = content["experiment"]["name"]
+        content["sources"] = {"train": f"train {name}", "sample": "sample", "evaluate": "evaluate"}
+        content["records"]["train"]["provenance"]["revision"] = f"{content['seed']}" * 40
+
+    def another(content: dict[str, Any]) -> None:
+        content["sources"]["train"] = "another"
+
+    for manifest in results.rglob("manifest.json"):
+        edit(manifest, versions)
+    text = build("demo", results, place / "reports/demo").read_text()
+    assert "Runs were made at 3 code revisions" in text and "Code revisions differ" not in text
+    edit(results / "ddpm/seed1/manifest.json", another)
+    text = build("demo", results, place / "reports/demo").read_text()
+    assert "Code revisions differ between runs: 000000000000 (ddpm seed 0, fdm-ds-2 seed 0" in text
+    assert "different code revisions: ddpm seed 0" in text
+
+
 def test_many_methods_are_drawn_a_row_each(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     results = make_results(place)
 

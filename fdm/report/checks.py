@@ -26,11 +26,7 @@ def revisions(results: Results) -> list[str]:
 def warnings(results: Results) -> list[str]:
     """One sentence per thing that a reader should know before comparing rows."""
     found = list(results.warnings)
-    found += _differ(results, "Code revisions differ between runs", lambda run: revision(run, "train")[:12])
-    inside = [run for run in results.runs if len({revision(run, kind) for kind in run.manifest.records}) > 1]
-    if inside:
-        names = ", ".join(f"{run.folder.parent.name} seed {run.seed}" for run in inside)
-        found.append(f"Training, sampling and evaluation used different code revisions: {names}.")
+    found += _code(results)
     everything = revisions(results)
     if any(name.endswith("+changes") for name in everything):
         found.append("Some runs were made by code with changes that no commit holds (revision ends in +changes).")
@@ -62,6 +58,27 @@ def warnings(results: Results) -> list[str]:
         found.append(
             "Numbers of seeds differ between methods, and with them the widths (with one seed also the kind) of intervals."
         )
+    return found
+
+
+def _code(results: Results) -> list[str]:
+    """Which code made the runs, where that is not one revision for all; digests of the code tell whether it matters."""
+    everything = revisions(results)
+    if len(everything) < 2:
+        return []
+    trained = {(method.name, run.manifest.sources.get("train")) for method in results.methods for run in method.runs}
+    rest = {(kind, run.manifest.sources.get(kind)) for run in results.runs for kind in ("sample", "evaluate")}
+    told = all(version for _, version in trained | rest)
+    if told and len(trained) == len(results.methods) and len(rest) == 2:
+        return [
+            f"Runs were made at {len(everything)} code revisions, which manifests name. What they ran did not change: by its digests, the "
+            "code of training is the same for all seeds of a method, and that of sampling and evaluation for all runs."
+        ]
+    found = _differ(results, "Code revisions differ between runs", lambda run: revision(run, "train")[:12])
+    inside = [run for run in results.runs if len({revision(run, kind) for kind in run.manifest.records}) > 1]
+    if inside:
+        names = ", ".join(f"{run.folder.parent.name} seed {run.seed}" for run in inside)
+        found.append(f"Training, sampling and evaluation used different code revisions: {names}.")
     return found
 
 

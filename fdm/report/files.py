@@ -84,6 +84,8 @@ class Manifest(File):
     experiment: dict[str, Any]
     seed: int
     identities: dict[str, str]
+    sources: dict[str, str] = {}
+    """Digest of the code that each step ran (docs/provenance.md); earlier versions did not write it."""
     data: dict[str, Any]
     records: dict[str, Record]
 
