@@ -473,6 +473,24 @@ def test_code_revisions_whose_code_is_the_same_are_counted(place: Path) -> None:
     assert "different code revisions: ddpm seed 0" in text
 
 
+def test_long_lists_are_cut(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = make_results(place, seeds=(0, 1))
+
+    def other(content: dict[str, Any]) -> None:
+        for i, record in enumerate(content["records"].values()):
+            record["provenance"]["revision"] = f"{i}{content['seed']}" * 20
+
+    for manifest in results.rglob("manifest.json"):
+        edit(manifest, other)
+    edit(results / "fdm-ds-3/seed0/cost.json", lambda content: content.update(device="H200"))
+    text = build("demo", results, place / "reports/demo").read_text()
+    assert "000000000000, 101010101010, 202020202020, 010101010101 and 2 more, in the manifests" in text
+    assert "devices differ: cpu (2 cores) (ddpm, fdm-ds-2, fdm-ds-3 seed 1); " in text
+    monkeypatch.setattr("fdm.report.checks.MOST_NAMES", 2)
+    text = build("demo", results, place / "reports/demo").read_text()
+    assert "devices differ: cpu (2 cores) (all others); cpu (2 cores), then H200 (fdm-ds-3 seed 0)." in text
+
+
 def test_many_methods_are_drawn_a_row_each(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     results = make_results(place)
 

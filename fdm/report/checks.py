@@ -7,6 +7,9 @@ from typing import Any
 
 from fdm.report.results import Method, Results, Run
 
+MOST_NAMES = 6
+"""Methods that are named one by one; the largest group, if larger, is all others."""
+
 
 def revision(run: Run, kind: str) -> str:
     """Code revision that made one step of a run."""
@@ -100,6 +103,9 @@ def _differ(results: Results, what: str, value: Callable[[Run], str]) -> list[st
             groups.setdefault(name, []).append(_label(method, name, value))
     if len(groups) < 2:
         return []
+    most = max(groups, key=lambda name: len(groups[name]))
+    if len(groups[most]) > MOST_NAMES:
+        groups[most] = ["all others"]
     said = "; ".join(f"{name} ({', '.join(who)})" for name, who in groups.items())
     return [f"{what}: {said}."]
 

@@ -23,6 +23,8 @@ from fdm.report.style import Look, drawn_colours, inline, theme_css
 from fdm.report.table import Cell, Header
 from fdm.report.tables import network_title
 
+MOST_REVISIONS = 4
+
 
 @dataclass(frozen=True)
 class Group:
@@ -93,9 +95,15 @@ def _facts(results: Results) -> list[tuple[str, str]]:
         ),
         ("Feature networks", _values(network_title(network) for run in runs for network in run.metrics.features)),
         ("Device", _values(run.cost.device for run in runs)),
-        ("Code revision", _values(_short(revision) for revision in checks.revisions(results))),
+        ("Code revision", _revisions(checks.revisions(results))),
         ("Packages", ", ".join(sorted(packages)) or "not recorded"),
     ]
+
+
+def _revisions(names: Sequence[str]) -> str:
+    shown = ", ".join(_short(name) for name in names[:MOST_REVISIONS])
+    more = len(names) - MOST_REVISIONS
+    return shown if more <= 0 else f"{shown} and {more} more, in the manifests"
 
 
 def _digests(results: Results) -> Iterable[str]:
