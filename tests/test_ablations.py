@@ -112,6 +112,23 @@ def test_one_seed_knows_no_difference(place: Path) -> None:
     assert claim["verdict"] == "not testable at this scale" and "One seed" in claim["reason"]
 
 
+def test_numbers_of_seeds_that_differ_are_said(place: Path) -> None:
+    results = make(place, {"ddpm": [50.0, 51.0], "fdm-ds-2": [40.0, 42.0], "fdm-ds-3": [90.0, 91.0]})
+    captions = []
+    for missing in ((), ("fdm-ds-3",), ("ddpm", "fdm-ds-2")):
+        for name in missing:
+            shutil.rmtree(results / name / "seed1")
+        captions.append((build("demo", results, place / "reports/demo", partial=True)).read_text())
+    whole, some, one = captions
+    assert "2 seeds, " in whole and "1 to 2 seeds, " not in whole and "With one seed there is no interval" not in whole
+    assert (
+        "1 to 2 seeds, " in some
+        and "With one seed there is no interval" in some
+        and "no difference is known" not in some
+    )
+    assert "no interval, so no difference is known" in one
+
+
 def test_evaluations_of_one_model_are_drawn_as_lines(place: Path) -> None:
     results = make(place, {"ddpm": [5.0, 6.0], "fdm-ds-2": [4.0, 5.0], "fdm-ds-3": [3.0, 4.0]})
     base = json.loads((results / "ddpm/seed0/manifest.json").read_text())["experiment"]

@@ -181,14 +181,15 @@ def _labels(members: Sequence[Method]) -> list[str]:
 
 
 def _caption(ablation: Ablation, members: Sequence[Method]) -> str:
-    seeds = min(len(method.runs) for method in members)
+    counts = sorted({len(method.runs) for method in members})
     samples = " or ".join(dict.fromkeys(f"{run.metrics.samples:,}" for method in members for run in method.runs))
+    if counts == [1]:
+        return f"{ablation.question} One seed, {samples} samples: no interval, so no difference is known."
+    few = " With one seed there is no interval, and the difference is not known." if counts[0] == 1 else ""
     how = (
-        f"{seeds} seeds, {samples} samples each. Means and paired differences (same seed, same order of data, same noise) with "
-        "95 % t-intervals. Verdict: `none` where the interval of the difference holds zero. Each row is judged by "
-        "itself: of twenty true ties one would be called a difference by chance."
-        if seeds > 1
-        else f"One seed, {samples} samples: no interval, so no difference is known."
+        f"{' to '.join(str(n) for n in dict.fromkeys((counts[0], counts[-1])))} seeds, {samples} samples each. Means and paired "
+        f"differences (same seed, same order of data, same noise) with 95 % t-intervals. Verdict: `none` where the interval of the "
+        f"difference holds zero.{few} Each row is judged by itself: of twenty true ties one would be called a difference by chance."
     )
     return f"{ablation.question} {how}"
 
