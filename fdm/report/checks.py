@@ -74,8 +74,8 @@ def _code(results: Results) -> list[str]:
     told = all(version for _, version in trained | rest)
     if told and len(trained) == len(results.methods) and len(rest) == 2:
         return [
-            f"Runs were made at {len(everything)} code revisions, which manifests name. What they ran did not change: by its digests, the "
-            "code of training is the same for all seeds of a method, and that of sampling and evaluation for all runs."
+            f"Runs were made at {len(everything)} code revisions, which manifests name. By the digests of the code that they ran, training "
+            "is the same for all seeds of a method, sampling and evaluation for all runs."
         ]
     found = _differ(results, "Code revisions differ between runs", lambda run: revision(run, "train")[:12])
     inside = [run for run in results.runs if len({revision(run, kind) for kind in run.manifest.records}) > 1]

@@ -17,7 +17,7 @@ from fdm.report.plan import Plan
 from fdm.report.results import Method, Results, settings_of
 from fdm.report.settings import ABSENT, flatten
 from fdm.report.table import Cell, Header, Row, Table
-from fdm.report.tables import Column, score_columns
+from fdm.report.tables import RUN_COSTS, SAMPLE_COSTS, Column, score_columns
 
 
 def compare(before: Path, after: Path) -> tuple[Table, Table]:
@@ -53,10 +53,8 @@ def _columns(old: Results, new: Results) -> list[Column]:
         Column(
             "evaluations_per_sample", "Evaluations per sample", "count", Source("cost.json", "evaluations_per_sample")
         ),
-        Column("flops_per_sample", "FLOPs per sample", "flops", Source("cost.json", "flops_per_sample")),
-        Column("seconds_per_sample", "Time per sample", "seconds", Source("cost.json", "seconds_per_sample")),
-        Column("training_seconds", "Training", "seconds", Source("cost.json", "training", "seconds")),
-        Column("peak_memory_bytes", "Peak memory", "bytes", Source("cost.json", "peak_memory_bytes")),
+        *SAMPLE_COSTS,
+        *RUN_COSTS,
     ]
     both = replace(new, methods=(*old.methods, *new.methods))
     return [column for column in columns if both.compares(column.value)]

@@ -9,10 +9,9 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from fdm.report.labels import LETTER, SIZE
 from fdm.report.numbers import scale
-from fdm.report.origin import Source
 from fdm.report.results import Results
 from fdm.report.style import MUTED, Look, belongs
-from fdm.report.tables import BASELINE, Column, network_title, score_source, summary
+from fdm.report.tables import BASELINE, SAMPLE_COSTS, Column, network_title, score_source, summary
 
 WIDTH, ROW = 8.6, 0.21  # inches
 MOST_FOR_NAMES = 0.42  # of the width
@@ -20,7 +19,7 @@ MOST_FOR_NAMES = 0.42  # of the width
 
 def ranking(results: Results, looks: Mapping[str, Look]) -> Figure:
     """Every distance and cost beside each other; methods from the least to the largest distance by the first network."""
-    columns = [column for column in (*_distances(results), *_costs()) if results.compares(column.value)]
+    columns = [column for column in (*_distances(results), *SAMPLE_COSTS) if results.compares(column.value)]
     cells = {m.name: [summary(m, column.value, column.error) for column in columns] for m in results.methods}
     firsts = {name: line[0].mean if line[0] else float("inf") for name, line in cells.items()}
     methods = sorted(results.methods, key=lambda method: firsts[method.name])
@@ -51,9 +50,11 @@ def ranking(results: Results, looks: Mapping[str, Look]) -> Figure:
                 belongs(method.name, *drawn.get_children())
         present = [value for line in cells.values() if (value := line[j])]
         how = scale([value.mean for value in present], column.kind)
-        low, high = min(value.low for value in present), max(value.high for value in present)
-        spare = 0.06 * (high - low)
-        axes.set_xlim(low - spare if column.kind == "score" else 0, high + spare)
+        # Costs start at zero, so that ratios show; distances do not, so that intervals do.
+        start = min(value.low for value in present) if column.kind == "score" else 0.0
+        end = max(value.high for value in present)
+        spare = 0.06 * (end - start) or 1.0
+        axes.set_xlim(start - spare if start else 0.0, end + spare)
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _, how=how: f"{value / how.divisor:g}"))
         axes.set_xlabel(f"{column.label} ({how.unit})" if how.unit else column.label, fontsize=SIZE)
@@ -74,10 +75,3 @@ def _distances(results: Results) -> list[Column]:
         error = score_source(network, f"{score}_se")
         found.append(Column(score, label, "score", score_source(network, score), error=error))
     return found
-
-
-def _costs() -> list[Column]:
-    return [
-        Column("flops_per_sample", "FLOPs per sample", "flops", Source("cost.json", "flops_per_sample")),
-        Column("seconds_per_sample", "time per sample", "seconds", Source("cost.json", "seconds_per_sample")),
-    ]

@@ -38,6 +38,16 @@ class Column:
     """Standard error over the samples of one run; it gives an interval where there is one seed."""
 
 
+SAMPLE_COSTS = (
+    Column("flops_per_sample", "FLOPs per sample", "flops", Source("cost.json", "flops_per_sample")),
+    Column("seconds_per_sample", "Time per sample", "seconds", Source("cost.json", "seconds_per_sample")),
+)
+RUN_COSTS = (
+    Column("training_seconds", "Training", "seconds", Source("cost.json", "training", "seconds")),
+    Column("peak_memory_bytes", "Peak memory", "bytes", Source("cost.json", "peak_memory_bytes")),
+)
+
+
 def network_title(network: str) -> str:
     """A feature network's proper name."""
     return NETWORKS.get(network, network)
@@ -182,12 +192,7 @@ def runs_table(results: Results) -> Table:
         for network in _union(run.metrics.features for run in results.runs)
         for score in _union(run.metrics.features.get(network, {}) for run in results.runs)
     ]
-    columns += [
-        Column("flops_per_sample", "FLOPs per sample", "flops", Source("cost.json", "flops_per_sample")),
-        Column("seconds_per_sample", "Time per sample", "seconds", Source("cost.json", "seconds_per_sample")),
-        Column("training_seconds", "Training", "seconds", Source("cost.json", "training", "seconds")),
-        Column("peak_memory_bytes", "Peak memory", "bytes", Source("cost.json", "peak_memory_bytes")),
-    ]
+    columns += [*SAMPLE_COSTS, *RUN_COSTS]
     devices: dict[tuple[str, str], Callable[[Run], str]] = {
         ("training_device", "Trained on"): lambda run: run.manifest.records["train"].device,
         ("sampling_device", "Sampled on"): lambda run: run.cost.device,
