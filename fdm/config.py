@@ -45,8 +45,9 @@ Side = Annotated[int, Field(gt=0, le=1024)]
 """Of square images, pixels: operators on them are dense matrices."""
 PositiveFloat = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Eta = Annotated[float, Field(ge=0, le=2)]
 Precision = Literal["32", "bf16"]
-Spacing = Literal["uniform", "cosine", "quadratic"]
+Spacing = Literal["uniform", "cosine", "quadratic", "cubic"]
 """Of a sampler's steps: even in t; in arccos(1 - 2 t), so that they are short at both ends; in the root of t, short near data."""
 
 
@@ -229,9 +230,11 @@ class SamplingConfig(Frozen):
         "ancestral", description="reverse-diffusion exists for blur diffusion only"
     )
     spacing: Spacing = Field(
-        "uniform", description="of the steps in time; cosine: short ones at both ends, quadratic: near data"
+        "uniform", description="of the steps in time; cosine: short ones at both ends, quadratic, cubic: near data"
     )
-    eta: Fraction = Field(0.0, description="noise of ddim and multistep2: 0 deterministic, 1 that of ancestral")
+    eta: Eta = Field(
+        0.0, description="noise of ddim and multistep2: 0 deterministic, 1 that of ancestral, above it more"
+    )
     clip: bool = Field(
         False, description="clip predicted signals to [-1, 1]: needed where eps is predicted, a bias elsewhere"
     )

@@ -382,7 +382,7 @@ def test_one_level_is_ddpm_bit_for_bit(smoke: Path) -> None:
         assert torch.equal(one.step(step, data)[1], ddpm.step(step, data)[1])
     solver = SOLVERS["ancestral"]
     samples = [
-        draw(t.process, network_denoiser(t.average.module.eval(), "cpu"), solver, t.process.plan(6), 3, range(4))
+        draw(t.process, network_denoiser(t.average.eval(), "cpu"), solver, t.process.plan(6), 3, range(4))
         for t in (one, ddpm)
     ]
     assert torch.equal(*samples) and samples[0].std() > 0
@@ -412,7 +412,7 @@ def test_both_networks_learn(smoke: Path) -> None:
     for step in range(150):
         one.step(step, data)
     x = data[:512].double() / 127.5 - 1
-    network, process = one.average.module.eval(), one.process
+    network, process = one.average.eval(), one.process
     for stage in process.stages:
         t = stage.start + stage.length * (torch.arange(512, dtype=F64) + 0.5) / 512
         example = process.example(x, t, stage.index, images(512, *stage.shape[:2], seed=5))

@@ -126,7 +126,7 @@ def test_hiding_every_class_trains_the_unconditional_network(smoke: Path) -> Non
     for step in range(6):
         left, right = plain.step(step, images), blind.step(step, images, labels)
         assert left[0] == right[0] and torch.equal(left[1], right[1])
-    expected, found = plain.average.module.state_dict(), blind.average.module.state_dict()
+    expected, found = plain.average.state_dict(), blind.average.state_dict()
     assert found.keys() - expected.keys() == {"label.weight"}
     for name, value in expected.items():
         assert torch.equal(found[name], value), name
@@ -174,7 +174,7 @@ def learnt(digits8: Path) -> Trainer:
     images, labels = digits(digits8.parent)
     for step in range(150):
         one.step(step, images, labels)
-    one.average.module.eval()
+    one.average.eval()
     return one
 
 
@@ -189,7 +189,7 @@ def test_the_right_class_predicts_better_than_a_wrong_one(learnt: Trainer, digit
 
     @torch.no_grad()
     def loss(told: Tensor | None) -> float:
-        return float(learnt.process.loss(learnt.average.module(example.z, t, 0, told), example.target))
+        return float(learnt.process.loss(learnt.average(example.z, t, 0, told), example.target))
 
     right, wrong, without = loss(labels), loss((labels + 3) % 10), loss(None)
     assert right < 0.97 * without and without < 0.97 * wrong, (right, without, wrong)
@@ -202,7 +202,7 @@ def test_samples_are_of_their_class_and_guidance_makes_them_more_so(learnt: Trai
     plan, solver = learnt.process.plan(25), build_solver(SamplingConfig())
     shares = {}
     for guidance in (0.0, 1.0, 3.0):
-        denoiser = class_denoiser(learnt.average.module, "cpu", range(10), guidance)
+        denoiser = class_denoiser(learnt.average, "cpu", range(10), guidance)
         samples = draw(learnt.process, denoiser(range(200)), solver, plan, 0, range(200), clip=False)
         found = torch.cdist(samples.flatten(1), means).argmin(1)
         shares[guidance] = float((found == torch.arange(200) % 10).float().mean())

@@ -83,9 +83,14 @@ def test_kept_numbers_are_what_a_real_forward_pass_keeps() -> None:
 def test_evaluations_follow_the_spacing(project: Path) -> None:
     budgets = [
         budget_of(load_experiment("smoke:fdm-ds-3", ["sampling.steps=12", f"sampling.spacing={spacing}"]))
-        for spacing in ("uniform", "cosine", "quadratic")
+        for spacing in ("uniform", "cosine", "quadratic", "cubic")
     ]
-    assert [[part.evaluations for part in budget.stages] for budget in budgets] == [[4, 4, 4], [4, 3, 5], [6, 3, 3]]
+    assert [[part.evaluations for part in budget.stages] for budget in budgets] == [
+        [4, 4, 4],
+        [4, 3, 5],
+        [6, 3, 3],
+        [7, 3, 2],
+    ]
 
 
 def test_totals_by_hand(project: Path) -> None:

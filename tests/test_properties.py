@@ -105,7 +105,7 @@ def test_targets_determine_states_at_other_times(name: str, data: st.DataObject)
 
 @pytest.mark.parametrize("name", METHODS)
 @settings(max_examples=8)
-@given(st.data(), st.floats(0, 1))
+@given(st.data(), st.floats(0, 2))
 def test_every_eta_keeps_the_marginal(name: str, data: st.DataObject, eta: float) -> None:
     """With z_t of its law given x, the step draws z_s of its law: L Sigma_t L^T + R R^T = Sigma_s, for ancestral steps too."""
     process, shape, stage, t, s, seed = data.draw(cases(name))

@@ -441,7 +441,7 @@ def test_the_loss_falls_below_that_of_predicting_the_mean(smoke: Path, name: str
     seen = {stage for stage, *_ in (trainer.step(step, data) for step in range(300))}
     assert seen == {stage.index for stage in process.stages}
     x = data[:512].double() / 127.5 - 1
-    network = trainer.average.module.eval()
+    network = trainer.average.eval()
     for stage in process.stages:
         t = stage.start + stage.length * (torch.arange(512, dtype=F64) + 0.5) / 512
         example = process.example(x, t, stage.index, images(512, 1, stage.shape[1], 5))

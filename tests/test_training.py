@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from fdm.sampling.sampler import draw, network_denoiser
 from fdm.sampling.solvers import build_solver
 from fdm.training.checkpoint import load_tensors, save_tensors
 from fdm.training.loop import Trainer, train
+from fdm.training.steps import limit_gradients
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -62,7 +64,7 @@ def test_fdm_without_stages_is_ddpm_bit_for_bit(smoke: Path) -> None:
         samples = []
         for one in (mine, other):
             plan = one.process.plan(6)
-            denoise = network_denoiser(one.average.module.eval(), "cpu")
+            denoise = network_denoiser(one.average.eval(), "cpu")
             samples.append(draw(one.process, denoise, build_solver(config), plan, 3, range(4)))
         assert torch.equal(*samples) and samples[0].std() > 0
 
@@ -135,6 +137,38 @@ def test_accumulation_does_not_change_the_step(smoke: Path) -> None:
         parts.step(step, images)
     for a, b in zip(weights(whole.network), weights(parts.network), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1e-3, 10.0, math.nan])
+def test_gradients_are_limited_as_torch_clips_them(size: float) -> None:
+    """Bit for bit, below the limit, above it and where the norm is not a number."""
+    weights = [
+        torch.nn.Parameter(torch.zeros(3, 4)),
+        torch.nn.Parameter(torch.zeros(5)),
+        torch.nn.Parameter(torch.zeros(2)),
+    ]
+    for index, weight in enumerate(weights[:2]):
+        weight.grad = size * torch.randn(weight.shape, generator=torch.Generator().manual_seed(index))
+    twins = [torch.nn.Parameter(weight.detach().clone()) for weight in weights]
+    for weight, twin in zip(weights[:2], twins, strict=False):
+        twin.grad = weight.grad.clone()  # type: ignore[union-attr]
+    norm = limit_gradients(weights, 1.0)
+    torch.testing.assert_close(norm, torch.nn.utils.clip_grad_norm_(twins, 1.0), rtol=0, atol=0, equal_nan=True)
+    for weight, twin in zip(weights[:2], twins, strict=False):
+        torch.testing.assert_close(weight.grad, twin.grad, rtol=0, atol=0, equal_nan=True)
+
+
+def test_the_average_is_that_of_all_weights_after_the_first_step(smoke: Path) -> None:
+    """Its decay is min(ema, (1 + n) / (10 + n)) at step n."""
+    images, one = pixels(smoke), trainer("smoke:fdm-ds-3", "training.ema=0.3")
+    expected: list[torch.Tensor] = []
+    for step in range(6):
+        one.step(step, images)
+        now = [weight.double() for weight in weights(one.network)]
+        decay = min(0.3, (1 + step) / (10 + step))
+        expected = [decay * a + (1 - decay) * b for a, b in zip(expected, now, strict=True)] if step else now
+    for found, value in zip(weights(one.average), expected, strict=True):
+        torch.testing.assert_close(found.double(), value, rtol=1e-5, atol=1e-7)
 
 
 def test_bf16_follows_fp32(smoke: Path) -> None:

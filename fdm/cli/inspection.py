@@ -32,9 +32,9 @@ def verify(
     ] = None,
     channels: Annotated[int, typer.Option(help="1 or 3.")] = 1,
     spacing: Annotated[
-        Literal["uniform", "cosine", "quadratic"], typer.Option(help="Of the steps in time.")
+        Literal["uniform", "cosine", "quadratic", "cubic"], typer.Option(help="Of the steps in time.")
     ] = "uniform",
-    eta: Annotated[float, typer.Option(min=0, max=1, help="Noise of ddim and multistep2.")] = 0.0,
+    eta: Annotated[float, typer.Option(min=0, max=2, help="Noise of ddim and multistep2.")] = 0.0,
     override: Overrides = None,
     to: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the numbers as JSON.")] = None,
 ) -> None:

@@ -255,25 +255,28 @@ class Process(ABC):
         """One reverse step q(z_s | z_t, x = prediction); eta = 1 ancestral, eta = 0 deterministic. [DDIM] eq. 12
 
         z_s = alpha_s x_s + sqrt(sigma_s^2 - eta^2 s~^2) (z_t - alpha_t x_t) / sigma_t + eta s~ noise, with
-        s~^2 = sigma_s^2 (sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2) / sigma_t^2.
+        s~^2 = sigma_s^2 (sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2) / sigma_t^2. With eta > 1 more of the old noise is replaced
+        than by ancestral steps, at most all of it: eta s~ <= sigma_s.
         """
         now, then = self.level(move.t, move.stage), self.level(move.s, move.stage)
         x_t, x_s = self.signal(prediction, move.t, move.stage), self.signal(prediction, move.s, move.stage)
         # 1 - SNR_t / SNR_s = 1 - exp(lambda_t - lambda_s), without cancellation.
         posterior = float(then.sigma) * math.sqrt(-math.expm1(float(now.log_snr) - float(then.log_snr)))
-        kept = math.sqrt(max(float(then.sigma) ** 2 - (eta * posterior) ** 2, 0.0))
+        drawn = min(eta * posterior, float(then.sigma))
+        kept = math.sqrt(float(then.sigma) ** 2 - drawn**2)
         z_s = float(then.alpha) * x_s + (kept / float(now.sigma)) * (z - float(now.alpha) * x_t)
-        if eta > 0 and posterior > 0:
+        if drawn > 0:
             assert noise is not None
-            z_s = z_s + eta * posterior * noise
+            z_s = z_s + drawn * noise
         return z_s
 
     def extrapolate(self, prediction: Prediction, earlier: Prediction, previous: Move, move: Move) -> Prediction:
-        """D = (1 + 1/(2r)) D_t - 1/(2r) D_prev, r = h_prev / h in lambda. [DPM++]"""
-        before, now, then = (
-            float(self.log_snr(torch.tensor(t, dtype=torch.float64), move.stage)) for t in (previous.t, move.t, move.s)
-        )
-        return prediction.extrapolate(earlier, (then - now) / (2 * (now - before)))
+        """The line through the last two predictions over time, at the middle of the step (docs/mathematics.md, "Solvers").
+
+        D = (1 + 1/(2r)) D_t - 1/(2r) D_prev, r = h_prev / h, with steps h in t. [DPM++] has them in lambda, which is infinite at
+        data and at noise: there the last steps would be the longest, and extrapolate what hardly changes any more.
+        """
+        return prediction.extrapolate(earlier, (move.t - move.s) / (2 * (previous.t - move.t)))
 
     def carry(self, earlier: Prediction, now: Prediction, stage: int) -> Prediction | None:
         """A prediction ``earlier`` at ``stage`` as one at the finer stage where ``now`` was made, or None: they have nothing in common."""

@@ -114,19 +114,18 @@ class FrequencyProcess(Process):
         now, then = self.spectrum(move.t), self.spectrum(move.s)
         # sigma_s^2 (1 - SNR_t / SNR_s), without cancellation.
         posterior = then.sigma * (-torch.expm1(now.log_snr - then.log_snr)).clamp_min(0).sqrt()
-        kept = (then.sigma.square() - (eta * posterior).square()).clamp_min(0).sqrt() / now.sigma
+        drawn = (eta * posterior).minimum(then.sigma)
+        kept = (then.sigma.square() - drawn.square()).sqrt() / now.sigma
         amplitude = now.log_amplitude.exp()
         z_s = self.filter(kept, z)
         z_s = z_s + self.filter(amplitude * ((then.log_alpha - now.log_alpha).exp() - kept), prediction.clean)
         if eta > 0 and move.s > 0:
             assert noise is not None
-            z_s = z_s + self.filter(eta * posterior, noise)
+            z_s = z_s + self.filter(drawn, noise)
         return z_s
 
     def extrapolate(self, prediction: Prediction, earlier: Prediction, previous: Move, move: Move) -> Prediction:
-        """The second-order prediction with steps in lambda_f, after bringing the earlier signal to the present time."""
-        before, now, then = self.spectrum(previous.t), self.spectrum(move.t), self.spectrum(move.s)
-        weight = (then.log_snr - now.log_snr) / (2 * (now.log_snr - before.log_snr))
+        """As of any process, after bringing the earlier signal to the present time."""
+        before, now = self.spectrum(previous.t), self.spectrum(move.t)
         shift = (now.log_alpha - now.log_amplitude - before.log_alpha + before.log_amplitude).exp()
-        change = self.filter(weight, prediction.clean) - self.filter(weight * shift, earlier.clean)
-        return Prediction(prediction.clean + change)
+        return super().extrapolate(prediction, Prediction(self.filter(shift, earlier.clean)), previous, move)

@@ -171,7 +171,7 @@ class ScaleSpace(Process):
 
         With kappa = c^2 sigma_s^2 / sigma_t^2 = SNR_t / SNR_s the posterior has the mean
         alpha_s x_s + (sigma_s^2 / sigma_t^2) c M^T (z_t - alpha_t x_t) and the covariance sigma_s^2 (I - kappa M^T M). For
-        eta < 1, in the manner of [DDIM], the directions that M keeps have eta^2 times that variance and the rest of
+        other eta, in the manner of [DDIM], the directions that M keeps have eta^2 times that variance and the rest of
         sigma_s^2 from the noise in z_t; those that it drops are new and always drawn. z_s has the law of level l - 1 for
         every eta.
         """
@@ -181,7 +181,7 @@ class ScaleSpace(Process):
         down, kappa = self.down[_level(move.stage) - 1], math.exp(float(now.log_snr) - float(then.log_snr))
 
         def fresh(v: Tensor) -> Tensor:
-            return torch.where(v > RANK, eta**2 * (1 - kappa * v).clamp_min(0), 1.0)
+            return torch.where(v > RANK, (eta**2 * (1 - kappa * v)).clamp(0, 1), 1.0)
 
         def kept(v: Tensor) -> Tensor:
             # Over sqrt(v), because M^T brings that factor along.

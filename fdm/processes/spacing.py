@@ -12,6 +12,7 @@ Span = tuple[float, float]
 _AXES: dict[str, tuple[Callable[[float], float], Callable[[float], float]]] = {
     "cosine": (lambda t: math.acos(1 - 2 * t) / math.pi, lambda u: (1 - math.cos(math.pi * u)) / 2),
     "quadratic": (math.sqrt, lambda u: u * u),
+    "cubic": (lambda t: t ** (1 / 3), lambda u: u**3),
 }
 """Time to position and back, both from 0 to 1."""
 

@@ -35,7 +35,7 @@ from fdm.training.checkpoint import (
     save_tensors,
 )
 from fdm.training.log import Log
-from fdm.training.steps import run_steps
+from fdm.training.steps import limit_gradients, run_steps
 
 STATISTICS_IMAGES = 16_384
 """Latents are standardised by at most so many training images."""
@@ -98,7 +98,7 @@ class AutoencoderTrainer:
             self.discriminator_optimizer = self._optimizer(self.discriminator)
 
     def _optimizer(self, module: nn.Module) -> torch.optim.AdamW:
-        return torch.optim.AdamW(module.parameters(), self.config.lr, self.config.betas, weight_decay=0.0)
+        return torch.optim.AdamW(module.parameters(), self.config.lr, self.config.betas, weight_decay=0.0, fused=True)
 
     def learning_rate(self, step: int) -> float:
         """Linear warm-up, then constant or cosine to zero."""
@@ -150,7 +150,7 @@ class AutoencoderTrainer:
             group["lr"] = self.learning_rate(step)
         optimizer.zero_grad()
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(module.parameters(), self.config.grad_clip)
+        norm = limit_gradients(list(module.parameters()), self.config.grad_clip)
         optimizer.step()
         return norm
 

@@ -7,10 +7,11 @@ several devices share (``fdm.training.ranks``) in the same up to rounding.
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel
 
 from fdm.config import Precision, TrainingConfig
 from fdm.data import Split, to_float
@@ -43,7 +43,7 @@ from fdm.training.checkpoint import (
 from fdm.training.labels import training_labels
 from fdm.training.log import Log, Row
 from fdm.training.ranks import Ranks
-from fdm.training.steps import run_steps
+from fdm.training.steps import limit_gradients, run_steps
 from fdm.transforms import Codec
 
 CALIBRATION_IMAGES = 4096
@@ -73,7 +73,7 @@ class Trainer:
             fabric.device
         )
         self.conditioning = experiment.conditioning
-        self.average = AveragedModel(self.network, multi_avg_fn=self._update_average)
+        self.average = copy.deepcopy(self.network).requires_grad_(False)
         optimizer = torch.optim.AdamW(
             self.network.parameters(),
             self.config.lr,
@@ -82,14 +82,9 @@ class Trainer:
             fused=True,
         )
         self.model, self.optimizer = fabric.setup(self.network, optimizer)
+        self._weights, self._averages = list(self.network.parameters()), list(self.average.parameters())
         self.micro_batches = self.config.micro_batches(fabric.world_size)
         self.shares = torch.tensor([stage.frequency for stage in process.stages], dtype=torch.float64)
-
-    @torch.no_grad()
-    def _update_average(self, averages: Sequence[Tensor], values: Sequence[Tensor], count: Tensor | int) -> None:
-        # Early on the decay is small, so that the random start is forgotten.
-        decay = min(self.config.ema, (1 + int(count)) / (10 + int(count)))
-        torch._foreach_lerp_(list(averages), list(values), 1 - decay)
 
     def learning_rate(self, step: int) -> float:
         """Linear warm-up, then constant or cosine to zero."""
@@ -170,17 +165,17 @@ class Trainer:
         return total
 
     def update(self, step: int) -> Tensor:
-        """Clip the gradients, move parameters and their average; returns the gradients' norm (0-d)."""
+        """Limit the gradients, move weights and their average; returns the gradients' norm (0-d)."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(step)
-        norm = self.fabric.clip_gradients(
-            self.model, self.optimizer, max_norm=self.config.grad_clip, error_if_nonfinite=False
-        )
+        norm = limit_gradients(self._weights, self.config.grad_clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.average.update_parameters(self.network)
-        assert norm is not None
-        return norm.detach()
+        # Early on the decay is small, so that the random start is forgotten: after the first step it is gone.
+        decay = min(self.config.ema, (1 + step) / (10 + step)) if step else 0.0
+        with torch.no_grad():
+            torch._foreach_lerp_(self._averages, self._weights, 1 - decay)
+        return norm
 
     def save(self, path: Path, metadata: Mapping[str, str]) -> None:
         """Write everything that the next step depends on."""
@@ -315,11 +310,8 @@ def train(
             log.close()
     if not log:
         return None
-    average = {name.removeprefix("module."): value for name, value in trainer.average.state_dict().items()}
-    average.pop("n_averaged")
-    save_tensors(
-        folder / "model.safetensors", average, {"identity": identity, "calibration": json.dumps(dict(calibration))}
-    )
+    metadata = {"identity": identity, "calibration": json.dumps(dict(calibration))}
+    save_tensors(folder / "model.safetensors", trainer.average.state_dict(), metadata)
     state.unlink(missing_ok=True)
     return {
         "parameters": sum(parameter.numel() for parameter in trainer.network.parameters()),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from types import FrameType
 from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
 
 from fdm.errors import Interrupted
 from fdm.progress import Progress
@@ -67,6 +69,18 @@ def run_steps(
             if due and not last:
                 save(done)
                 saved = time.monotonic()
+
+
+def limit_gradients(parameters: Sequence[nn.Parameter], most: float) -> Tensor:
+    """Scale gradients down to a joint norm of ``most``; returns the norm that they had (0-d).
+
+    ``clip_grad_norm_`` in two halves: it multiplies smaller gradients by one, which costs as much as a quarter of AdamW does
+    where memory is the limit. A CPU need not, as it can look at the norm; a GPU would have to wait for it.
+    """
+    norm = nn.utils.get_total_norm([weight.grad for weight in parameters if weight.grad is not None])
+    if norm.device.type != "cpu" or not norm + 1e-6 <= most:
+        nn.utils.clip_grads_with_norm_(parameters, most, norm)
+    return norm
 
 
 @contextmanager
