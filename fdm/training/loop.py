@@ -82,7 +82,8 @@ class Trainer:
             fused=True,
         )
         self.model, self.optimizer = fabric.setup(self.network, optimizer)
-        self._weights, self._averages = list(self.network.parameters()), list(self.average.parameters())
+        self._weights: list[Tensor] = list(self.network.parameters())
+        self._averages: list[Tensor] = list(self.average.parameters())
         self.micro_batches = self.config.micro_batches(fabric.world_size)
         self.shares = torch.tensor([stage.frequency for stage in process.stages], dtype=torch.float64)
 

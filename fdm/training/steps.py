@@ -71,7 +71,7 @@ def run_steps(
                 saved = time.monotonic()
 
 
-def limit_gradients(parameters: Sequence[nn.Parameter], most: float) -> Tensor:
+def limit_gradients(parameters: Sequence[Tensor], most: float) -> Tensor:
     """Scale gradients down to a joint norm of ``most``; returns the norm that they had (0-d).
 
     ``clip_grad_norm_`` in two halves: it multiplies smaller gradients by one, which costs as much as a quarter of AdamW does
