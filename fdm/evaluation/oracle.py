@@ -37,6 +37,9 @@ NULL_SPACE = 1e-12
 
 FLOOR_SHARE = 0.15
 """An extrapolated limit below this share of the last error is not told apart from zero."""
+NEGLIGIBLE = 1e-4
+"""What may be left of a limit that the start is to blame for. Cascades have 2e-5, as each of their diffusions starts from noise, not
+the first alone; `blurring` 7e-5 at the other end, where its schedule stops at lambda = 10."""
 
 CHANNEL_VARIANCES = (1.8, 0.9, 0.3)
 """Eigenvalues of a colour covariance, with mean 1: natural images have one strong channel (luminance) and two weak ones."""
@@ -270,7 +273,7 @@ class Verdict:
         floor: the limit of E for N -> infinity, extrapolated from the largest N (``limit``), where it is a notable share of
             the last error; else None. Structural: steps or jumps lose something.
         start: such a limit that is there only because a sampler starts from white noise, where z at t = 1 has a trace of
-            signal; else None.
+            signal, up to ``NEGLIGIBLE``; else None.
     """
 
     errors: dict[int, float]
@@ -329,7 +332,7 @@ def verify(
     stopped = [index for index, verdict in enumerate(verdicts) if verdict.floor is not None]
     if stopped:
         for index, found in zip(stopped, errors([solvers[i] for i in stopped], steps[-3:], True), strict=True):
-            if limit(found) is None:
+            if (limit(found) or 0.0) <= NEGLIGIBLE:
                 verdicts[index] = replace(verdicts[index], floor=None, start=verdicts[index].floor)
     return verdicts
 
