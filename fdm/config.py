@@ -48,7 +48,8 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Eta = Annotated[float, Field(ge=0, le=2)]
 Precision = Literal["32", "bf16"]
 Spacing = Literal["uniform", "cosine", "quadratic", "cubic"]
-"""Of a sampler's steps: even in t; in arccos(1 - 2 t), so that they are short at both ends; in the root of t, short near data."""
+"""Of a sampler's steps: even in t; in arccos(1 - 2 t), so that they are short at both ends; in the square or cube root of t,
+short near data."""
 
 
 class Frozen(BaseModel):

@@ -74,8 +74,8 @@ def run_steps(
 def limit_gradients(parameters: Sequence[Tensor], most: float) -> Tensor:
     """Scale gradients down to a joint norm of ``most``; returns the norm that they had (0-d).
 
-    ``clip_grad_norm_`` in two halves: it multiplies smaller gradients by one, which costs as much as a quarter of AdamW does
-    where memory is the limit. A CPU need not, as it can look at the norm; a GPU would have to wait for it.
+    ``clip_grad_norm_`` multiplies those within the limit by one, which reads and writes all of them for nothing. A CPU need not, as
+    it can look at the norm; a GPU would have to wait for it.
     """
     norm = nn.utils.get_total_norm([weight.grad for weight in parameters if weight.grad is not None])
     if norm.device.type != "cpu" or not norm + 1e-6 <= most:
