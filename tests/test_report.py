@@ -426,6 +426,16 @@ def test_samples_are_cut_out_of_the_picture_exactly(
     assert np.array_equal(grid(run, shown(run), partial=True), wanted)
 
 
+def test_how_samples_were_drawn_is_told(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = {"count": 40, "steps": 100, "solver": "multistep2", "eta": 1.5, "spacing": "cubic"}
+    plain = experiment
+    monkeypatch.setitem(
+        globals(), "experiment", lambda name: plain(name) if name == "ddpm" else {**plain(name), "sampling": drawn}
+    )
+    page = build("demo", make_results(place), place / "reports/demo")
+    assert "40 samples, ancestral, multistep2 (η = 1.5, cubic spacing), " in page.read_text(encoding="utf-8")
+
+
 def test_code_revisions_and_devices_that_differ_are_said(place: Path) -> None:
     results = make_results(place)
 

@@ -82,7 +82,7 @@ def _facts(results: Results) -> list[tuple[str, str]]:
     dataset = configs[0].get("dataset", {})
     seeds = sorted({run.seed for run in runs})
     batch = _values(config.get("training", {}).get("batch") for config in configs)
-    solver = _values(config.get("sampling", {}).get("solver") for config in configs)
+    solver = _values(_solver(config.get("sampling", {})) for config in configs)
     packages = {f"{name} {version}" for run in runs for name, version in checks.packages(run, "train").items()}
     return [
         ("Runs", f"{len(runs)} ({len(results.methods)} methods, seed {', '.join(map(str, seeds))})"),
@@ -98,6 +98,16 @@ def _facts(results: Results) -> list[tuple[str, str]]:
         ("Code revision", _revisions(checks.revisions(results))),
         ("Packages", ", ".join(sorted(packages)) or "not recorded"),
     ]
+
+
+def _solver(sampling: Mapping[str, Any]) -> str | None:
+    """Its name, with the noise where that can be chosen, and how steps lie in time where they are not even."""
+    solver, spacing, told = sampling.get("solver"), sampling.get("spacing", "uniform"), []
+    if solver in ("ddim", "multistep2"):
+        told.append(f"η = {sampling.get('eta', 0):g}")
+    if spacing != "uniform":
+        told.append(f"{spacing} spacing")
+    return f"{solver} ({', '.join(told)})" if told else solver
 
 
 def _revisions(names: Sequence[str]) -> str:
