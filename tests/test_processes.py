@@ -267,3 +267,14 @@ def test_sides_that_do_not_divide() -> None:
 def test_operator_prediction_refuses_eps() -> None:
     with pytest.raises(ValueError, match="operator needs target v or x"):
         staged(predict="operator", target="eps")
+
+
+@given(st.floats(0.01, 0.2), st.floats(0.01, 0.2))
+def test_second_order_takes_the_middle_of_a_line_over_time(before: float, step: float) -> None:
+    """Predictions that are linear in t are extrapolated to (t + s) / 2."""
+    t, line = 0.6, torch.tensor([[[[1.0, -2.0]]]], dtype=torch.float64)
+    late, early = (Prediction(time * line, -time * line) for time in (t, t + before))
+    found = staged(16, 1, "box", 3).extrapolate(late, early, Move(0, t + before, t), Move(0, t, t - step))
+    torch.testing.assert_close(found.clean, (t - step / 2) * line)
+    assert found.delta is not None
+    torch.testing.assert_close(found.delta, -(t - step / 2) * line)

@@ -29,7 +29,7 @@ class Solver:
 
     Attributes:
         name: as in the configuration.
-        eta: share of the posterior's noise that is drawn anew.
+        eta: noise drawn anew, in units of the posterior's; at most sigma_s is drawn.
         multistep: extrapolate predictions to second order inside a stage.
         discretised: discretise the reverse stochastic differential equation in place of the exact reverse step.
         order: convergence order in the number of evaluations, as the oracle confirms it.
