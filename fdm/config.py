@@ -46,6 +46,7 @@ Side = Annotated[int, Field(gt=0, le=1024)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Eta = Annotated[float, Field(ge=0, le=2)]
+"""Noise that a reverse step draws anew, in units of what an ancestral one draws."""
 Precision = Literal["32", "bf16"]
 Spacing = Literal["uniform", "cosine", "quadratic", "cubic"]
 """Of a sampler's steps: even in t; in arccos(1 - 2 t), so that they are short at both ends; in the square or cube root of t,

@@ -30,7 +30,7 @@ class Solver:
     Attributes:
         name: as in the configuration.
         eta: noise drawn anew, in units of the posterior's; at most sigma_s is drawn.
-        multistep: extrapolate predictions to second order inside a stage.
+        multistep: extrapolate predictions to second order, over jumps too where the process carries them.
         discretised: discretise the reverse stochastic differential equation in place of the exact reverse step.
         order: convergence order in the number of evaluations, as the oracle confirms it.
         correct: what to make of every prediction at its stage before it is used, where more is known about the image.
