@@ -195,6 +195,7 @@ class TrainingConfig(Frozen):
     precision: Annotated[Literal[Precision, "auto"], BeforeValidator(str)] = Field(
         "32", description="of the passes; auto: bf16 where it is faster, on this machine with this network"
     )
+    compile: bool = Field(False, description="torch.compile the network (minutes before the first step)")
 
     @model_validator(mode="after")
     def _divisible(self) -> TrainingConfig:
@@ -248,6 +249,7 @@ class SamplingConfig(Frozen):
     precision: Annotated[Precision, BeforeValidator(str)] = Field(
         "32", description="of the network; samples in bf16 are slightly others"
     )
+    compile: bool = Field(False, description="torch.compile the network, with CUDA graphs on a GPU")
     guidance: Annotated[float, Field(ge=0)] = Field(
         1.0, description="weight w of uncond + w (cond - uncond): 1 conditional, 0 unconditional, above 1 guided"
     )

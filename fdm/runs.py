@@ -305,7 +305,8 @@ class Run:
                 if self.autoencoder:
                     passes = autoencoder_passes(e.method, e.dataset.channels, e.dataset.resolution)
                     seen = images_per_stage(train, e.training.batch)
-                    cost = add_autoencoder(cost, self.autoencoder.load(), pretrained["pretrain"], passes, seen)
+                    encoded = train.get("encoded")  # not in records of older versions
+                    cost = add_autoencoder(cost, self.autoencoder.load(), pretrained["pretrain"], passes, seen, encoded)
                 write_json(folder / "cost.json", cost)
                 train_images = self.data.split("train").images
                 held_out = self.data.split("test").images if "test" in self.data.manifest["splits"] else None

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor
 
 from fdm.config import AutoencoderConfig
+from fdm.data import open_store, to_float
 from fdm.errors import UserError
 from fdm.evaluation import features
 from fdm.experiment import identity, load_experiment, load_suite
@@ -26,6 +28,9 @@ from fdm.processes.staged import Config as StagedConfig
 from fdm.runs import Run
 from fdm.sampling.sampler import draw
 from fdm.sampling.solvers import Solver
+from fdm.training.latents import KnownLatents
+from fdm.training.loop import Trainer
+from fdm.transforms import Codec
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 BLOCK: dict[str, Any] = {
@@ -250,6 +255,37 @@ def test_the_autoencoder_is_shared_and_part_of_the_identity(latent: Path) -> Non
     assert identity(load_experiment("tiny:fdm").method) != identity(load_experiment("tiny:mixed").method)
 
 
+@pytest.mark.parametrize("name", ["fdm", "mixed", "ldm"])
+@pytest.mark.parametrize("flip", [False, True])
+def test_known_latents_train_as_encoded_images_do(latent: Path, name: str, flip: bool) -> None:
+    """Every stage, two micro-batches a step: the pairs that the network gets, for pixels and for looked-up latents."""
+    one = load_experiment(
+        f"tiny:{name}", [f"dataset.flip={flip}".lower(), "training.batch=16", "training.accumulate=2"]
+    )
+    pixels = torch.from_numpy(open_store(latent / "data/digits8").split("train").images[:300].copy())
+    needed = build_process(one.method, 1, 8).pretraining()
+    assert needed
+    model = codec(needed.shape)
+    calibration = build_process(one.method, 1, 8, codec=model).calibrate(to_float(pixels))
+    fabric = Fabric(accelerator="cpu", devices=1)
+
+    def process(codec: Codec) -> Process:
+        return build_process(one.method, 1, 8, calibration, codec)
+
+    known = KnownLatents(model, process(model).pretraining() or needed, pixels, flip, torch.device("cpu"), "latents")
+    assert known.encoded == 300 * (1 + flip)
+    plain = Trainer(one, 0, process(model), fabric)
+    quick = Trainer(one, 0, process(known), fabric, latents=known)
+    stages = set()
+    for step in range(12):
+        (stage, expected), (_, found) = plain.prepare(step, pixels), quick.prepare(step, pixels)
+        stages.add(stage)
+        for a, b in zip(expected, found, strict=True):
+            torch.testing.assert_close(b.example.z, a.example.z)
+            torch.testing.assert_close(b.example.target, a.example.target)
+    assert stages == set(range(len(plain.process.stages)))
+
+
 # --- commands -----------------------------------------------------------------------------------------------------
 
 
@@ -262,10 +298,11 @@ def test_training_asks_for_the_autoencoder(latent: Path, fdm: Command) -> None:
     assert result.returncode == 0 and "needs no autoencoder" in result.stderr
 
 
-@pytest.mark.parametrize("name", ["fdm", "mixed", "ldm"])
-def test_pretrain_train_sample_evaluate(latent: Path, name: str) -> None:
+@pytest.mark.parametrize(("name", "epochs"), [("fdm", 0.5), ("mixed", 0.5), ("ldm", 0.5), ("fdm", 1.5), ("ldm", 1.5)])
+def test_pretrain_train_sample_evaluate(latent: Path, name: str, epochs: float) -> None:
     target = Path("results/tiny") / name / "seed0"
-    one = Run(load_experiment(f"tiny:{name}"), 0, "cpu", target)
+    count = len(open_store(latent / "data/digits8").split("train").images)
+    one = Run(load_experiment(f"tiny:{name}", [f"training.images={int(epochs * count)}"]), 0, "cpu", target)
     record = one.pretrain()
     assert record and record["metrics"]["count"] == 359
     metrics = record["metrics"]
@@ -283,11 +320,16 @@ def test_pretrain_train_sample_evaluate(latent: Path, name: str) -> None:
     cost = json.loads((target / "cost.json").read_text())
     encode, decode = cost["autoencoder"]["encode_flops"], cost["autoencoder"]["decode_flops"]
     assert decode > 0
-    # Per training image and stage: the network forward and backward, and so many encodings and decodings.
+    # Per training image and stage: the network forward and backward, and so many encodings and decodings. In more than one
+    # epoch every image is encoded once and for all.
     passes = {"fdm": [(1, 1), (1, 0)], "mixed": [(0, 0), (1, 1), (1, 0)], "ldm": [(1, 0)]}[name]
+    once = count if epochs > 1 else 0
+    assert trained["encoded"] == (once or None)
+    if once:
+        passes = [(0, decodings) for _, decodings in passes]
     seen = [steps * one.experiment.training.batch for steps in trained["stage_steps"]]
     flops = [cost["flops_per_evaluation"][str(stage)] for stage in range(len(seen))]
-    assert cost["training"]["flops"] == sum(
+    assert cost["training"]["flops"] == once * encode + sum(
         images * (3 * evaluation + encodings * encode + decodings * decode)
         for images, evaluation, (encodings, decodings) in zip(seen, flops, passes, strict=True)
     )

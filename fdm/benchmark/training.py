@@ -13,6 +13,7 @@ from fdm.device import peak_memory, stopwatch
 from fdm.evaluation.cost import flops_per_evaluation
 from fdm.launch import ALONE, connect
 from fdm.precision import choose_precision, native_bf16
+from fdm.training.latents import KnownLatents
 from fdm.training.loop import Trainer
 
 
@@ -24,7 +25,7 @@ class StageTraining:
         share: of the training steps.
         flops: of the network for one image, forward and backward.
         total: a whole step, which is ``prepare``, ``passes`` and ``update``.
-        prepare: batch, times, noise, transforms and targets.
+        prepare: batch, times, noise, transforms and targets; latents are looked up, as after the first epoch.
         passes: forward and backward.
         update: clipping, optimiser and average.
         fetch: part of ``prepare``: indexing and conversion of the images.
@@ -86,7 +87,12 @@ def measure_training(subject: Subject, rounds: int) -> Training:
     training = experiment.training.model_copy(update={"batch": len(subject.images), "accumulate": 1})
     experiment = experiment.model_copy(update={"training": training})
     precision = choose_precision(training.precision, experiment.network, native_bf16(device))
-    trainer = Trainer(experiment, 0, process, connect(ALONE, device), precision)
+    latents: KnownLatents | None = None
+    if subject.codec and (needed := process.pretraining()):
+        flip = experiment.dataset.flip
+        latents = KnownLatents(subject.codec, needed, subject.images, flip, device, "latents", shown=False)
+        process.attach(latents)
+    trainer = Trainer(experiment, 0, process, connect(ALONE, device), precision, latents)
     labels = torch.zeros(len(subject.images), dtype=torch.int64) if experiment.classes else None
     shares = trainer.shares / trainer.shares.sum()
     flops = flops_per_evaluation(trainer.network, process.stages)

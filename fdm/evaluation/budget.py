@@ -82,7 +82,10 @@ class Budget:
 
     @property
     def training_flops(self) -> float:
-        """Expected: stages are drawn by their frequency. The network forward and backward, the frozen autoencoder forward."""
+        """Expected: stages are drawn by their frequency. The network forward and backward, the frozen autoencoder forward.
+
+        At most: a training of more than one epoch encodes every image once, but how many there are is not known without the data.
+        """
         per_image = sum(part.share * 3 * part.flops for part in self.stages)
         if self.autoencoder:
             for part in self.stages:

@@ -84,6 +84,7 @@ def add_autoencoder(
     pretrain: Mapping[str, Any],
     passes: Mapping[int, Passes],
     images: Mapping[int, int],
+    encoded: int | None = None,
 ) -> dict[str, Any]:
     """``cost`` with the one decoding that every sample needs, and with what the autoencoder adds to training.
 
@@ -91,12 +92,13 @@ def add_autoencoder(
         pretrain: record of the autoencoder's pretraining, whose cost is given beside that of the denoiser.
         passes: of ``autoencoder_passes``.
         images: that each stage has seen.
+        encoded: as in ``passes_flops``.
     """
     encode, decode = autoencoder_flops(model)
     training = cost["training"]
     return cost | {
         "flops_per_sample": cost["flops_per_sample"] + decode,
-        "training": training | {"flops": training["flops"] + passes_flops(passes, images, encode, decode)},
+        "training": training | {"flops": training["flops"] + passes_flops(passes, images, encode, decode, encoded)},
         "autoencoder": {
             "parameters": pretrain["parameters"],
             "encode_flops": encode,
@@ -159,9 +161,17 @@ def autoencoder_passes(method: Frozen, channels: int, resolution: int) -> dict[i
     return passes
 
 
-def passes_flops(passes: Mapping[int, Passes], images: Mapping[int, int], encode: int, decode: int) -> int:
-    """FLOPs of the autoencoder in a training on so many images per stage; it is frozen, so there is no backward."""
-    return sum((count.encodings * encode + count.decodings * decode) * images[stage] for stage, count in passes.items())
+def passes_flops(
+    passes: Mapping[int, Passes], images: Mapping[int, int], encode: int, decode: int, encoded: int | None = None
+) -> int:
+    """FLOPs of the autoencoder in a training on so many images per stage; it is frozen, so there is no backward.
+
+    Args:
+        encoded: how many images were encoded, once and for all; None where it happened in every pass.
+    """
+    if encoded is None:
+        encoded = sum(count.encodings * images[stage] for stage, count in passes.items())
+    return encode * encoded + decode * sum(count.decodings * images[stage] for stage, count in passes.items())
 
 
 def sampling_flops(per_stage: Mapping[int, int], plan: list[Event]) -> int:

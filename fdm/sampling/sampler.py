@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fdm.config import Precision
 from fdm.experiment import Experiment
+from fdm.networks.compilation import compile_network
 from fdm.networks.unet import NO_CLASS
 from fdm.precision import autocast
 from fdm.processes import Event, Move, Process
@@ -64,7 +65,8 @@ def network_denoiser(
             told = torch.cat([labels, torch.full_like(labels, NO_CLASS)])
             with_class, without = network(z.repeat(2, 1, 1, 1), times.repeat(2), stage, told).float().chunk(2)
             output = without + guidance * (with_class - without)
-        return output.float()
+        # A copy: CUDA graphs write all outputs to the same memory, and solvers keep predictions.
+        return output.to(torch.float32, copy=True)
 
     return denoise
 
@@ -89,10 +91,15 @@ def class_denoiser(
 def denoiser_of(
     experiment: Experiment, network: torch.nn.Module, device: torch.device
 ) -> Callable[[Sequence[int]], Denoiser]:
-    """``class_denoiser`` with the classes, guidance, precision and micro-batches of an experiment's sampling."""
+    """``class_denoiser`` with the classes, guidance, precision and micro-batches of an experiment's sampling.
+
+    ``network`` is compiled in place where sampling says so.
+    """
     config = experiment.sampling
     pixels = config.micro_batch and config.micro_batch * experiment.dataset.resolution**2
     cycle = class_cycle(config, experiment.classes)
+    if config.compile:
+        compile_network(network, graphs=True)
     return class_denoiser(network, device, cycle, config.guidance, config.precision, pixels)
 
 

@@ -26,6 +26,7 @@ from fdm.data import Split, to_float
 from fdm.errors import UserError
 from fdm.experiment import Experiment
 from fdm.networks.build import build_network
+from fdm.networks.compilation import compile_network
 from fdm.networks.unet import NO_CLASS
 from fdm.precision import autocast, choose_precision, native_bf16
 from fdm.processes import Example, Process, build_process
@@ -41,12 +42,16 @@ from fdm.training.checkpoint import (
     save_tensors,
 )
 from fdm.training.labels import training_labels
+from fdm.training.latents import KnownLatents
 from fdm.training.log import Log, Row
 from fdm.training.ranks import Ranks
 from fdm.training.steps import limit_gradients, run_steps
 from fdm.transforms import Codec
 
 CALIBRATION_IMAGES = 4096
+
+RESIDENT = 0.25
+"""Share of a GPU's free memory that training data may take."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +67,18 @@ class Trainer:
     """Model, optimiser and average of one run, and the arithmetic of one step."""
 
     def __init__(
-        self, experiment: Experiment, seed: int, process: Process, fabric: Fabric, precision: Precision = "32"
+        self,
+        experiment: Experiment,
+        seed: int,
+        process: Process,
+        fabric: Fabric,
+        precision: Precision = "32",
+        latents: KnownLatents | None = None,
     ) -> None:
         self.config: TrainingConfig = experiment.training
         self.precision = precision
         self.flip = experiment.dataset.flip
+        self.latents = latents
         self.process, self.seed, self.fabric = process, seed, fabric
         torch.manual_seed(derived_seed(seed, Purpose.INIT))
         self.network = build_network(experiment.network, experiment.dataset.resolution, process, experiment.classes).to(
@@ -74,6 +86,8 @@ class Trainer:
         )
         self.conditioning = experiment.conditioning
         self.average = copy.deepcopy(self.network).requires_grad_(False)
+        if self.config.compile:
+            compile_network(self.network, graphs=False)
         optimizer = torch.optim.AdamW(
             self.network.parameters(),
             self.config.lr,
@@ -109,7 +123,14 @@ class Trainer:
     def fetch(self, step: int, images: Tensor) -> tuple[Tensor, Tensor]:
         """Indices of this process's rows of the batch, and those images as float."""
         order = torch.from_numpy(training_order(self.seed, step, self.config.batch, len(images)))[self._mine]
-        return order, to_float(images[order.to(images.device)].to(self.fabric.device))
+        rows = order if images.device.type == "cpu" else self._to_device(order)
+        return order, to_float(self._to_device(images[rows]))
+
+    def _to_device(self, values: Tensor) -> Tensor:
+        """``values`` on the device; from pinned memory, so that a GPU goes on computing meanwhile."""
+        if values.device == self.fabric.device:
+            return values
+        return values.pin_memory().to(self.fabric.device, non_blocking=True)
 
     @property
     def _mine(self) -> slice:
@@ -127,6 +148,7 @@ class Trainer:
         draws = chooser if device.type == "cpu" else step_generator(self.seed, step, device)
         stage = self.process.stages[index]
         order, x = self.fetch(step, images)
+        mirrored: Tensor | None = None
         if self.flip:
             mirrored = torch.rand(batch, generator=draws, device=device)[mine] < 0.5
             x = torch.where(mirrored[:, None, None, None], x.flip(-1), x)
@@ -139,12 +161,14 @@ class Trainer:
             assert labels is not None
             # Drawn last: stages, times and noise are those of the unconditional run.
             hidden = torch.rand(batch, generator=draws, device=device)[mine] < self.conditioning.dropout
-            told = labels[order.to(labels.device)].to(device).masked_fill(hidden, NO_CLASS)
+            told = self._to_device(labels[order]).masked_fill(hidden, NO_CLASS)
         size = len(x) // self.micro_batches
 
         def parts() -> Iterator[Part]:
             for start in range(0, len(x), size):
                 rows = slice(start, start + size)
+                if self.latents:
+                    self.latents.of(order[rows], None if mirrored is None else mirrored[rows])
                 example = self.process.example(x[rows], t[rows], index, eps[rows])
                 yield Part(example, t[rows], None if told is None else told[rows])
 
@@ -206,6 +230,13 @@ def _pixels(data: Split, shared: bool) -> Tensor:
     return torch.from_numpy(np.memmap(str(mapped.filename), mapped.dtype, "c", mapped.offset, mapped.shape))
 
 
+def _near(images: Tensor, device: torch.device) -> Tensor:
+    """The images on a GPU that has room for them, so that no batch has to be copied there; elsewhere as they are."""
+    if device.type == "cuda" and images.nbytes < RESIDENT * torch.cuda.mem_get_info(device)[0]:
+        return images.to(device)
+    return images
+
+
 def train(
     experiment: Experiment,
     seed: int,
@@ -237,12 +268,18 @@ def train(
     with ranks.together():
         labels = training_labels(experiment, data)
     images = _pixels(data, ranks.count > 1)
-    channels, resolution = experiment.dataset.channels, experiment.dataset.resolution
+    channels, resolution, flip = experiment.dataset.channels, experiment.dataset.resolution, experiment.dataset.flip
     plain = build_process(experiment.method, channels, resolution, codec=codec)
     calibration = fabric.broadcast(plain.calibrate(to_float(images[:CALIBRATION_IMAGES])))
-    process = build_process(experiment.method, channels, resolution, calibration, codec)
+    images = _near(images, fabric.device)
+    title = f"train {experiment.name} seed {seed}"
+    began = time.monotonic()
+    latents: KnownLatents | None = None
+    if codec and (needed := plain.pretraining()) and config.steps * config.batch > len(images) * (1 + flip):
+        latents = KnownLatents(codec, needed, images, flip, fabric.device, f"{title}: latents", ranks.zero)
+    process = build_process(experiment.method, channels, resolution, calibration, latents or codec)
     precision = choose_precision(config.precision, experiment.network, native_bf16(fabric.device))
-    trainer = Trainer(experiment, seed, process, fabric, fabric.broadcast(precision))
+    trainer = Trainer(experiment, seed, process, fabric, fabric.broadcast(precision), latents)
 
     state = folder / "state.safetensors"
     start, before, logged = 0, 0.0, ""
@@ -258,7 +295,6 @@ def train(
             raise UserError(f"{folder}: not all processes see the same state there; they need storage that they share")
         log = Log(Row, folder / "training.csv", start, logged) if ranks.zero else None
     pending: list[tuple[int, int, Tensor, Tensor]] = []
-    began = time.monotonic()
 
     def elapsed() -> float:
         return before + time.monotonic() - began
@@ -297,8 +333,6 @@ def train(
                     },
                 )
 
-    title = f"train {experiment.name} seed {seed}"
-
     def step(number: int) -> None:
         pending.append((number, *trainer.step(number, images, labels)))
 
@@ -318,6 +352,7 @@ def train(
         "parameters": sum(parameter.numel() for parameter in trainer.network.parameters()),
         "steps": config.steps,
         "images": config.steps * config.batch,
+        "encoded": latents.encoded if latents else None,
         "seconds": elapsed(),
         "devices": ranks.count,
         "precision": trainer.precision,

@@ -1,0 +1,33 @@
+"""``torch.compile`` of a network, in place: one program for every stage and batch size that it meets."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import torch
+from torch import nn
+
+from fdm.errors import UserError
+
+PROGRAMS = 64
+"""How many programs a network may have; torch stops at 8 and then goes on uncompiled without an error."""
+
+
+def compile_network(network: nn.Module, *, graphs: bool) -> None:
+    """Compile ``network`` when it is next called; its parameters and their names stay as they are.
+
+    Programs are kept on disk (``TORCHINDUCTOR_CACHE_DIR``), so that only the first run of a network on a machine waits for them.
+
+    Args:
+        graphs: on a GPU, replay CUDA graphs too: for networks that are called without gradients. Outputs have to be copied
+            before the next call, which writes to the same memory.
+
+    Raises:
+        UserError: there is no C++ compiler.
+    """
+    if not (os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")):
+        raise UserError("compile needs a C++ compiler (g++ or clang++); install one, or leave it false")
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, PROGRAMS)
+    on_gpu = next(network.parameters()).device.type == "cuda"
+    network.compile(dynamic=False, mode="reduce-overhead" if graphs and on_gpu else "default")

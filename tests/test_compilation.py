@@ -1,0 +1,58 @@
+"""The compiled network is the network: the same losses, weights and samples, one program for each stage."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+from torch._dynamo.utils import counters
+
+from fdm.data import open_store
+from fdm.errors import UserError
+from fdm.experiment import load_experiment
+from fdm.networks.compilation import compile_network
+from fdm.processes import build_process
+from fdm.sampling.sampler import denoiser_of, draw
+from fdm.sampling.solvers import build_solver
+from fdm.training.loop import Trainer
+
+SMALL = ("network.mult=[1, 1]", "network.blocks=1", "training.batch=8", "method.transforms=[{kind: resize}]")
+
+
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler")
+def test_compiled_training_and_sampling_are_those_of_the_plain_path(smoke: Path) -> None:
+    pixels = torch.from_numpy(open_store(smoke / "data/digits8").split("train").images[:100].copy())
+    torch._dynamo.reset()
+    counters.clear()
+    results = []
+    for compiled in ("false", "true"):
+        overrides = [*SMALL, f"training.compile={compiled}", f"sampling.compile={compiled}", "sampling.steps=4"]
+        experiment = load_experiment("smoke:fdm-ds-3", overrides)
+        process = build_process(experiment.method, 1, 8)
+        one = Trainer(experiment, 0, process, Fabric(accelerator="cpu", devices=1))
+        steps = [one.step(step, pixels) for step in range(8)]
+        assert {stage for stage, _, _ in steps} == {0, 1}
+        network = one.average.eval()
+        denoise = denoiser_of(experiment, network, torch.device("cpu"))(range(4))
+        plan, solver = process.plan(4), build_solver(experiment.sampling)
+        samples = draw(process, denoise, solver, plan, 0, range(4))
+        results.append((torch.stack([loss for _, loss, _ in steps]), one.network.state_dict(), samples))
+        programs = counters["stats"]["unique_graphs"]
+        assert programs == (4 if compiled == "true" else 0)  # two stages in training, two in sampling
+    (plain, weights, images), (losses, others, drawn) = results
+    torch.testing.assert_close(losses, plain, rtol=1e-4, atol=1e-5)
+    assert list(weights) == list(others)
+    for name, weight in weights.items():
+        torch.testing.assert_close(others[name], weight, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(drawn, images, rtol=1e-4, atol=1e-3)
+    assert images.std() > 0.1
+
+
+def test_without_a_compiler_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(UserError, match="needs a C\\+\\+ compiler"):
+        compile_network(torch.nn.Linear(1, 1), graphs=False)
