@@ -51,6 +51,29 @@ def test_compiled_training_and_sampling_are_those_of_the_plain_path(smoke: Path)
     assert images.std() > 0.1
 
 
+def test_outputs_that_share_memory_change_nothing(smoke: Path) -> None:
+    """As those of CUDA graphs do; the second-order solver keeps a prediction over the next call."""
+    experiment = load_experiment("smoke:ddpm", ["sampling.solver=multistep2", "method.target=x"])
+    process = build_process(experiment.method, 1, 8)
+    memory = torch.zeros(4, 1, 8, 8)
+
+    class Stub(torch.nn.Module):
+        def __init__(self, shared: bool) -> None:
+            super().__init__()
+            self.shared = shared
+
+        def forward(self, z: torch.Tensor, t: torch.Tensor, stage: int) -> torch.Tensor:
+            output = torch.tanh(3 * z) * t[0]
+            return memory.copy_(output) if self.shared else output
+
+    plan, solver = process.plan(6), build_solver(experiment.sampling)
+    drawn = []
+    for shared in (False, True):
+        denoise = denoiser_of(experiment, Stub(shared), torch.device("cpu"))(range(4))
+        drawn.append(draw(process, denoise, solver, plan, 0, range(4), clip=False))
+    assert torch.equal(*drawn)
+
+
 def test_without_a_compiler_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setattr(shutil, "which", lambda name: None)

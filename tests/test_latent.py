@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from lightning_fabric import Fabric
+from safetensors.torch import load_file
 from torch import Tensor
 
 from fdm.config import AutoencoderConfig
@@ -28,7 +33,7 @@ from fdm.processes.staged import Config as StagedConfig
 from fdm.runs import Run
 from fdm.sampling.sampler import draw
 from fdm.sampling.solvers import Solver
-from fdm.training.latents import KnownLatents
+from fdm.training.latents import KnownLatents, worth_knowing
 from fdm.training.loop import Trainer
 from fdm.transforms import Codec
 
@@ -284,6 +289,35 @@ def test_known_latents_train_as_encoded_images_do(latent: Path, name: str, flip:
             torch.testing.assert_close(b.example.z, a.example.z)
             torch.testing.assert_close(b.example.target, a.example.target)
     assert stages == set(range(len(plain.process.stages)))
+
+
+def test_latents_are_made_once_where_that_is_less_work_and_little_memory() -> None:
+    needed = build_process(staged(), 1, 8).pretraining()
+    assert needed and needed.config.latent_shape(needed.shape) == (3, 4, 4)
+    most = (1 << 30) // (4 * 3 * 4 * 4)
+    assert worth_knowing(needed, 100, 101) and not worth_knowing(needed, 100, 100)
+    assert worth_knowing(needed, most, 10 * most) and not worth_knowing(needed, most + 1, 10 * most)
+
+
+def test_a_killed_training_on_known_latents_ends_in_the_same_weights(latent: Path, fdm: Command) -> None:
+    changes = ["-o", "training.images=19200", "--threads", "1"]
+    assert fdm("pretrain", "tiny:fdm").returncode == 0
+    assert fdm("train", "tiny:fdm", "--to", "calm", *changes).returncode == 0
+    done = next(Path("work").glob("train-*"))
+    done.rename("calm-run")
+    words = [sys.executable, "-m", "fdm", "train", "tiny:fdm", "--to", "rough", *changes]
+    environment = {**os.environ, "FDM_CHECKPOINT_SECONDS": "0.1", "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(words, env=environment, stderr=subprocess.DEVNULL)
+    while not (done / "state.safetensors").exists():
+        assert process.poll() is None
+        sleep(0.02)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    last = subprocess.run(words, env=environment, capture_output=True, text=True)
+    assert last.returncode == 0 and ": latents" in last.stderr, last.stderr
+    calm, rough = load_file("calm/model.safetensors"), load_file("rough/model.safetensors")
+    assert all(torch.equal(calm[key], rough[key]) for key in calm)
+    assert json.loads(Path("rough/train.json").read_text())["encoded"] is not None
 
 
 # --- commands -----------------------------------------------------------------------------------------------------

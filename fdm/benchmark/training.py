@@ -14,7 +14,7 @@ from fdm.evaluation.cost import flops_per_evaluation
 from fdm.launch import ALONE, connect
 from fdm.precision import choose_precision, native_bf16
 from fdm.training.latents import KnownLatents
-from fdm.training.loop import Trainer
+from fdm.training.loop import Trainer, near
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class StageTraining:
         share: of the training steps.
         flops: of the network for one image, forward and backward.
         total: a whole step, which is ``prepare``, ``passes`` and ``update``.
-        prepare: batch, times, noise, transforms and targets; latents are looked up, as after the first epoch.
+        prepare: batch, times, noise, transforms and targets; latents are looked up, as in a training of several epochs.
         passes: forward and backward.
         update: clipping, optimiser and average.
         fetch: part of ``prepare``: indexing and conversion of the images.
@@ -92,6 +92,7 @@ def measure_training(subject: Subject, rounds: int) -> Training:
         flip = experiment.dataset.flip
         latents = KnownLatents(subject.codec, needed, subject.images, flip, device, "latents", shown=False)
         process.attach(latents)
+    images = near(subject.images, device)
     trainer = Trainer(experiment, 0, process, connect(ALONE, device), precision, latents)
     labels = torch.zeros(len(subject.images), dtype=torch.int64) if experiment.classes else None
     shares = trainer.shares / trainer.shares.sum()
@@ -99,14 +100,14 @@ def measure_training(subject: Subject, rounds: int) -> Training:
 
     def step(number: int) -> tuple[float, ...]:
         began = stopwatch(device)
-        stage, parts = trainer.prepare(number, subject.images, labels)
+        stage, parts = trainer.prepare(number, images, labels)
         parts = list(parts)
         prepared = stopwatch(device)
         trainer.differentiate(number, stage, parts)
         differentiated = stopwatch(device)
         trainer.update(number)
         updated = stopwatch(device)
-        trainer.fetch(number, subject.images)
+        trainer.fetch(number, images)
         return (
             updated - began,
             prepared - began,

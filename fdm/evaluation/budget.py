@@ -84,7 +84,8 @@ class Budget:
     def training_flops(self) -> float:
         """Expected: stages are drawn by their frequency. The network forward and backward, the frozen autoencoder forward.
 
-        At most: a training of more than one epoch encodes every image once, but how many there are is not known without the data.
+        As if every training pair were encoded anew; where images are encoded once (``fdm.training.latents``) it is less, but how many
+        there are is not known without the data.
         """
         per_image = sum(part.share * 3 * part.flops for part in self.stages)
         if self.autoencoder:

@@ -1,4 +1,4 @@
-"""``torch.compile`` of a network, in place: one program for every stage and batch size that it meets."""
+"""``torch.compile`` of a network, in place: one program for every stage, batch size and memory layout that it meets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 from fdm.errors import UserError
 
 PROGRAMS = 64
-"""How many programs a network may have; torch stops at 8 and then goes on uncompiled without an error."""
+"""How many programs the code of a network may have; torch stops at 8 and goes on uncompiled without an error."""
 
 
 def compile_network(network: nn.Module, *, graphs: bool) -> None:
@@ -29,5 +29,7 @@ def compile_network(network: nn.Module, *, graphs: bool) -> None:
     if not (os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")):
         raise UserError("compile needs a C++ compiler (g++ or clang++); install one, or leave it false")
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, PROGRAMS)
+    # Or kernels would be chosen by timing them, and a run that goes on elsewhere could end in other bits.
+    torch._inductor.config.deterministic = True
     on_gpu = next(network.parameters()).device.type == "cuda"
     network.compile(dynamic=False, mode="reduce-overhead" if graphs and on_gpu else "default")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
@@ -14,6 +16,18 @@ from fdm.transforms import Codec
 CHUNK = 256
 """Images encoded at a time; fixed, so that an interrupted training finds the same bits when it goes on."""
 
+MOST = 1 << 30
+"""Bytes that latents may take: every process holds them, and makes them when it starts, before it can save anything."""
+
+
+def worth_knowing(needed: Pretraining, images: int, seen: int) -> bool:
+    """Whether latents of ``images`` images (mirrored ones count too) are made once in a training that sees ``seen``.
+
+    Configuration and data alone decide, so that a training goes on anywhere as it began.
+    """
+    size = math.prod(needed.config.latent_shape(needed.shape)) * torch.float32.itemsize
+    return seen > images and images * size <= MOST
+
 
 class KnownLatents:
     """A codec that looks latents up: those of the training images that ``of`` has named, in place of those of its pixels.
@@ -25,7 +39,7 @@ class KnownLatents:
         needed: what it encodes of an image.
         images: (N, C, H, W) uint8, all of the training data.
         flip: whether training mirrors images; their latents are then kept too.
-        device: of the training. Latents stay there: they are as many numbers as the images or fewer, but in float32.
+        device: of the training, where the latents stay.
         title: of the progress.
         shown: whether to show it.
     """
@@ -40,27 +54,23 @@ class KnownLatents:
         title: str,
         shown: bool = True,
     ) -> None:
-        self.codec = codec
-        kept = []
-        with Progress(title, len(images) * (1 + flip), "img", shown=shown) as bar, torch.no_grad():
+        self.codec, self._count = codec, len(images)
+        self.encoded = self._count * (1 + flip)
+        """How many images went through the encoder."""
+        shape = needed.config.latent_shape(needed.shape)
+        self._latents = torch.empty(self.encoded, *shape, device=device)
+        with Progress(title, self.encoded, "img", shown=shown) as bar, torch.no_grad():
             for mirrored in (False, True)[: 1 + flip]:
-                for part in images.split(CHUNK):
-                    x = to_float(part.to(device))
-                    kept.append(codec.encode(needed.signal(x.flip(-1) if mirrored else x)))
-                    bar.advance(len(part))
-        self._latents = torch.cat(kept)
-        self._count = len(images)
+                for start in range(0, self._count, CHUNK):
+                    x = to_float(images[start : start + CHUNK].to(device))
+                    first = self._count * mirrored + start
+                    self._latents[first : first + len(x)] = codec.encode(needed.signal(x.flip(-1) if mirrored else x))
+                    bar.advance(len(x))
         self._batch = self._latents[:0]
 
-    @property
-    def encoded(self) -> int:
-        """How many images went through the encoder."""
-        return len(self._latents)
-
     def of(self, order: Int[Tensor, " b"], mirrored: Bool[Tensor, " b"] | None) -> None:
-        """Name the images that are encoded next: their indices, and which of them are mirrored (None: none)."""
-        rows = order.to(self._latents.device)
-        self._batch = self._latents[rows if mirrored is None else rows + self._count * mirrored]
+        """Name the images that are encoded next: their indices, and which of them are mirrored (None: none), on the device."""
+        self._batch = self._latents[order if mirrored is None else order + self._count * mirrored]
 
     def encode(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b l hl wl"]:
         """Latents of the named images, whose signals ``x`` are."""

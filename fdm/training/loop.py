@@ -42,7 +42,7 @@ from fdm.training.checkpoint import (
     save_tensors,
 )
 from fdm.training.labels import training_labels
-from fdm.training.latents import KnownLatents
+from fdm.training.latents import KnownLatents, worth_knowing
 from fdm.training.log import Log, Row
 from fdm.training.ranks import Ranks
 from fdm.training.steps import limit_gradients, run_steps
@@ -121,10 +121,10 @@ class Trainer:
         return stage, loss, self.update(step)
 
     def fetch(self, step: int, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Indices of this process's rows of the batch, and those images as float."""
+        """Indices of this process's rows of the batch (on the device), and those images as float."""
         order = torch.from_numpy(training_order(self.seed, step, self.config.batch, len(images)))[self._mine]
-        rows = order if images.device.type == "cpu" else self._to_device(order)
-        return order, to_float(self._to_device(images[rows]))
+        rows = self._to_device(order)
+        return rows, to_float(self._to_device(images[order if images.device.type == "cpu" else rows]))
 
     def _to_device(self, values: Tensor) -> Tensor:
         """``values`` on the device; from pinned memory, so that a GPU goes on computing meanwhile."""
@@ -161,7 +161,7 @@ class Trainer:
             assert labels is not None
             # Drawn last: stages, times and noise are those of the unconditional run.
             hidden = torch.rand(batch, generator=draws, device=device)[mine] < self.conditioning.dropout
-            told = self._to_device(labels[order]).masked_fill(hidden, NO_CLASS)
+            told = labels.to(device)[order].masked_fill(hidden, NO_CLASS)
         size = len(x) // self.micro_batches
 
         def parts() -> Iterator[Part]:
@@ -230,7 +230,7 @@ def _pixels(data: Split, shared: bool) -> Tensor:
     return torch.from_numpy(np.memmap(str(mapped.filename), mapped.dtype, "c", mapped.offset, mapped.shape))
 
 
-def _near(images: Tensor, device: torch.device) -> Tensor:
+def near(images: Tensor, device: torch.device) -> Tensor:
     """The images on a GPU that has room for them, so that no batch has to be copied there; elsewhere as they are."""
     if device.type == "cuda" and images.nbytes < RESIDENT * torch.cuda.mem_get_info(device)[0]:
         return images.to(device)
@@ -271,11 +271,13 @@ def train(
     channels, resolution, flip = experiment.dataset.channels, experiment.dataset.resolution, experiment.dataset.flip
     plain = build_process(experiment.method, channels, resolution, codec=codec)
     calibration = fabric.broadcast(plain.calibrate(to_float(images[:CALIBRATION_IMAGES])))
-    images = _near(images, fabric.device)
+    images = near(images, fabric.device)
+    labels = None if labels is None else labels.to(fabric.device)
     title = f"train {experiment.name} seed {seed}"
     began = time.monotonic()
+    needed = plain.pretraining()
     latents: KnownLatents | None = None
-    if codec and (needed := plain.pretraining()) and config.steps * config.batch > len(images) * (1 + flip):
+    if codec and needed and worth_knowing(needed, len(images) * (1 + flip), config.steps * config.batch):
         latents = KnownLatents(codec, needed, images, flip, fabric.device, f"{title}: latents", ranks.zero)
     process = build_process(experiment.method, channels, resolution, calibration, latents or codec)
     precision = choose_precision(config.precision, experiment.network, native_bf16(fabric.device))
