@@ -141,7 +141,8 @@ def test_every_number_leads_to_its_manifest(opened: Any, page_file: Path) -> Non
     assert all(target and opened.locator(target).count() == 1 for target in set(targets)) and None not in targets
     opened.locator("#table-runs tbody tr").nth(5).locator("a").last.click()
     manifest = opened.locator("#run-fdm-ds-3-seed1 pre")
-    assert manifest.is_visible() and '"seed": 1' in manifest.inner_text()
+    manifest.wait_for()  # the browser tells the page of the new address after the click
+    assert '"seed": 1' in manifest.inner_text()
     assert opened.locator("#run-fdm-ds-3-seed0 pre").is_hidden()
 
 
@@ -160,7 +161,8 @@ def test_viewer(opened: Any) -> None:
         assert title.inner_text() != before
     assert "DDPM" in title.inner_text()
     opened.keyboard.press("Escape")
-    assert viewer.is_hidden() and opened.locator("#figure-quality svg").count() == 1
+    viewer.wait_for(state="hidden")
+    opened.locator("#figure-quality svg").wait_for()  # put back when the dialog tells that it has closed
 
 
 def test_theme(opened: Any) -> None:
