@@ -2,10 +2,11 @@
 
 Both train a standard diffusion model on the same noise images: batch, noise, forward, backward, clipping, AdamW. The package's step
 also averages the weights, in the precision that ``training.precision=auto`` takes and in plain float32; diffusers' is written as
-its documentation trains, in eager float32 (and on a GPU in bfloat16 autocast too). All run in turn under the same allocator settings.
+its documentation trains, in eager float32 (and on a GPU in bfloat16 autocast too). With ``--compile`` the package has a row more,
+``auto`` and compiled. All run in turn under the same allocator settings.
 
     pip install diffusers
-    python -m benchmarks.diffusers_step [--side 64] [--batch 16] [--rounds 10] [--threads 2] [--device cpu]
+    python -m benchmarks.diffusers_step [--side 64] [--batch 16] [--rounds 10] [--threads 2] [--device cpu] [--compile]
 """
 
 from __future__ import annotations
@@ -104,6 +105,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--compile", action="store_true")
     options = parser.parse_args()
     keep_freed_memory()
     if options.threads:
@@ -128,6 +130,10 @@ def main() -> None:
     halves = ("32", "bf16") if device.type == "cuda" else ("32",)
     steps = {f"diffusers {p}": peer_step(peer, subject, p) for p in halves}
     steps |= {f"package {p}": own_step(subject, p) for p in ("32", "auto")}
+    if options.compile:
+        experiment = load_experiment("speed:ddpm", [*overrides, "training.compile=true"])
+        compiled = subject_of(experiment, options.batch, device)
+        steps["package auto, compiled"] = own_step(compiled, "auto")
     report("training step", alternate(steps, options.rounds, device), "diffusers 32")
 
     own = subject.network.eval()
