@@ -267,6 +267,18 @@ def test_commands_make_the_same_run(made: Path) -> None:
         path.write_text(before)
     assert recorded_run(manifest, "").identities == manifest["identities"]
     assert overrides("tiny:gone", manifest["experiment"]) is None
+    del manifest["experiment"]["training"]["compile"]  # as written before there was such a key
+    assert overrides("tiny:ddpm", manifest["experiment"]) == []
+
+
+PUBLISHED = Path(__file__).parents[1] / "published/results"
+
+
+@pytest.mark.parametrize("suite", sorted(path.name for path in PUBLISHED.iterdir()))
+def test_published_runs_have_their_commands(suite: str) -> None:
+    for file in sorted(PUBLISHED.glob(f"{suite}/*/seed*/manifest.json")):
+        lines = commands(suite, file.parts[-3], file.parent, json.loads(file.read_text()))
+        assert any(line.startswith(f"fdm train {suite}:") for line in lines), (file, lines)
 
 
 # --- check ----------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Any
 
 from fdm.data import Store
 from fdm.errors import UserError
-from fdm.experiment import experiment_from_dict, load_experiment
+from fdm.experiment import Experiment, experiment_from_dict, load_experiment
 from fdm.report.results import settings_of
 from fdm.runs import Run
 
@@ -83,15 +83,20 @@ def commands(suite: str, name: str, folder: Path, manifest: Mapping[str, Any]) -
     return lines + [shlex.join(["fdm", step, *rest]) for step in steps]
 
 
-def overrides(reference: str, wanted: Mapping[str, Any]) -> list[str] | None:
-    """``key=value`` changes that turn the suite's experiment into ``wanted``; None if no changes do."""
+def overrides(reference: str, recorded: Mapping[str, Any]) -> list[str] | None:
+    """``key=value`` changes that turn the suite's experiment into the ``recorded`` one; None if no changes do."""
+
+    def settings(experiment: Experiment) -> dict[str, Any]:
+        return settings_of(experiment.model_dump(mode="json"))
+
     try:
-        here = settings_of(load_experiment(reference).model_dump(mode="json"))
-        found = list(_changes(here, settings_of(wanted)))
-        there = settings_of(load_experiment(reference, found).model_dump(mode="json")) if found else here
+        # Validated, so that keys younger than the record stand at their defaults on both sides.
+        wanted = settings(experiment_from_dict(recorded, reference))
+        found = list(_changes(settings(load_experiment(reference)), wanted))
+        there = settings(load_experiment(reference, found))
     except UserError:
         return None
-    return found if there == settings_of(wanted) else None
+    return found if there == wanted else None
 
 
 def _changes(here: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
