@@ -124,6 +124,10 @@ def test_a_few_hundred_steps_beat_predicting_the_mean_and_every_solver_samples(f
     assert check_samples(one.process, wild, images) < 10
     for step in range(one.config.steps):
         one.step(step, images)
+    for part in one.prepare(0, images)[1]:
+        assert torch.equal(one.process.training_times(part.t), part.t), (
+            "the network is told other times than in sampling"
+        )
     mine, constant = losses(one, images)
     assert mine < 0.98 * constant, (mine, constant)
     assert check_samples(one.process, one.network, images) < 4
@@ -140,7 +144,7 @@ def losses(one: Trainer, images: Tensor) -> tuple[float, float]:
     mine = constant = 0.0
     for stage in process.stages:
         t = stage.start + stage.length * (torch.arange(len(x), dtype=torch.float64) + 0.5) / len(x)
-        t = t[torch.randperm(len(x), generator=torch.Generator().manual_seed(2))]
+        t = process.training_times(t[torch.randperm(len(x), generator=torch.Generator().manual_seed(2))])
         eps = torch.randn(len(x), *stage.shape, generator=torch.Generator().manual_seed(1))
         example = process.example(x, t, stage.index, eps)
         with torch.no_grad():

@@ -329,6 +329,15 @@ def test_fine_to_coarse_converges_too() -> None:
 # -- inverse heat dissipation --------------------------------------------------------------------------------------
 
 
+@given(st.integers(2, 200))
+def test_heat_dissipation_is_trained_at_the_times_it_is_sampled_at(steps: int) -> None:
+    process = ihdm(8, 1, steps=steps)
+    drawn = (torch.arange(4 * steps, dtype=F64) + 0.5) / (4 * steps)
+    told = process.training_times(drawn)
+    assert sorted(set(told.tolist())) == pytest.approx(sorted(event.t for event in process.plan(steps)), abs=1e-12)
+    assert torch.equal(process.index(told), process.index(drawn))
+
+
 @given(st.integers(2, 40), sides, st.sampled_from([1, 3]), st.data())
 def test_heat_dissipation_states(steps: int, side: int, channels: int, data: st.DataObject) -> None:
     """u_k = A_k x + sigma eps, A_k the heat equation; the target leads to A_{k-1} x; the last step gives x."""

@@ -13,8 +13,9 @@ from fdm.device import peak_memory, stopwatch
 from fdm.evaluation.cost import flops_per_evaluation
 from fdm.launch import ALONE, connect
 from fdm.precision import choose_precision, native_bf16
+from fdm.training.images import near
 from fdm.training.latents import KnownLatents
-from fdm.training.loop import Trainer, near
+from fdm.training.loop import Trainer
 
 
 @dataclass(frozen=True)

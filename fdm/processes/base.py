@@ -161,6 +161,10 @@ class Process(ABC):
     def log_snr(self, t: Times, stage: int) -> Times:
         """lambda of stage ``stage`` at times t, float64."""
 
+    def training_times(self, t: Times) -> Times:
+        """Times t (B,) of training, drawn evenly over a stage, as those that the network is asked for in sampling; t where it is asked for any."""
+        return t
+
     @abstractmethod
     def example(self, x: Images, t: Times, stage: int, eps: Images) -> Example:
         """State and network target for data x (B, C, H, W), times t (B,) inside the stage, noise of the stage's shape."""

@@ -120,6 +120,10 @@ class InverseHeat(Process):
         coefficients[:, :, kept] = low.unflatten(1, (noise.shape[1], -1))
         return self.basis.apply(coefficients)
 
+    def training_times(self, t: Times) -> Times:
+        """k / K. Told a time before it, a network that is smooth in t would return at k / K half of what belongs to k + 1."""
+        return self.index(t).to(t) / self.config.steps
+
     def example(self, x: Images, t: Times, stage: int, eps: Images) -> Example:
         k = self.index(t)
         z = self.blur(x, k) + self.config.sigma * eps

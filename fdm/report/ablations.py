@@ -11,19 +11,12 @@ from matplotlib.ticker import NullFormatter, NullLocator
 from fdm.grids import Ablation
 from fdm.report.numbers import Estimate, Scale, scale
 from fdm.report.origin import Origin, Source
-from fdm.report.paired import DISTANCES, SCORES, difference, quality, ratio, value_of, word
-from fdm.report.results import Method, Results, Run, settings_of
+from fdm.report.paired import COMPARED, difference, quality, quality_name, ratio, value_of, word
+from fdm.report.results import Method, Results, settings_of
 from fdm.report.style import INK, MUTED, Look
 from fdm.report.table import Cell, Header, Row, Table
-from fdm.report.tables import MEAN, network_title, score_source
+from fdm.report.tables import MEAN, SCORES, network_title, score_source
 
-NAMES = {
-    "fid": "FID",
-    "frechet_distance": "Fréchet distance",
-    "kid_mean": "KID",
-    "precision": "Precision",
-    "recall": "Recall",
-}
 DASH = "–"
 
 
@@ -46,16 +39,17 @@ def ablation_table(name: str, ablation: Ablation, results: Results) -> Table:
 
     for network, kind in _scores(members):
         value = score_source(network, kind)
-        group = f"{NAMES[kind]} ({network_title(network)})"
+        label, unit, better = SCORES[kind]
+        group = f"{label} ({network_title(network)})"
         means = [value_of(method, value) for method in members]
         changes = [None, *(difference(method, members[0], value) for method in members[1:])]
-        how = scale([mean.mean for mean in means if mean], "score")
+        how = scale([mean.mean for mean in means if mean], unit)
         key = f"{network}/{kind}"
         own = Origin((value,), MEAN)
         paired = Origin((value,), f"mean of the differences to {base} under the same seed", base)
         add(key, "Mean", group, [_cell(mean, how, own) for mean in means], how.unit)
         add(f"{key}/difference", "Difference", group, [_cell(change, how, paired) for change in changes], how.unit)
-        words = ["baseline", *(word(change, SCORES[kind]) for change in changes[1:])]
+        words = ["baseline", *(word(change, better) for change in changes[1:])]
         add(f"{key}/verdict", "Verdict", group, [Cell(text, text, origin=paired) for text in words], numeric=False)
     for key, label, cost in (
         ("flops_per_sample", "FLOPs of a sample", Source("cost.json", "flops_per_sample")),
@@ -112,7 +106,7 @@ def ablation_figure(ablation: Ablation, results: Results, looks: Mapping[str, Lo
     left.set_yticks(range(len(members)), labels)
     left.set_ylim(len(members) - 0.5, -0.5)
     right.axvline(0, color=MUTED, linewidth=1)
-    left.set_xlabel(f"{_quality_name(members[0].runs[0]).split(' (')[0]}, lower is better")
+    left.set_xlabel(f"{quality_name(members[0].runs[0]).split(' (')[0]}, lower is better")
     right.set_xlabel("difference to the baseline, same seeds")
     left.margins(x=0.08)
     right.margins(x=0.12)
@@ -151,7 +145,7 @@ def _against_evaluations(members: Sequence[Method], looks: Mapping[str, Look]) -
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("network evaluations per sample")
-    axes.set_ylabel(_quality_name(members[0].runs[0]))
+    axes.set_ylabel(quality_name(members[0].runs[0]))
     axes.legend()
     return figure
 
@@ -169,7 +163,7 @@ def _scores(members: Sequence[Method]) -> list[tuple[str, str]]:
     return [
         (network, kind)
         for network in features[0]
-        for kind in SCORES
+        for kind in COMPARED
         if all(kind in scores.get(network, {}) for scores in features)
     ]
 
@@ -198,12 +192,6 @@ def _cell(value: Estimate | None, how: Scale, origin: Origin) -> Cell:
     if value is None:
         return Cell(DASH)
     return Cell(how.text(value.mean), value, f"± {how.text(value.half)}" if value.half else "", origin=origin)
-
-
-def _quality_name(run: Run) -> str:
-    network = "inception-v3" if "inception-v3" in run.metrics.features else next(iter(run.metrics.features))
-    kind = next(name for name in DISTANCES if name in run.metrics.features[network])
-    return f"{NAMES[kind]} ({network_title(network)})"
 
 
 def _steps(method: Method) -> int:

@@ -14,7 +14,7 @@ from fdm.errors import UserError
 from fdm.plain import read_yaml
 from fdm.report.numbers import Estimate
 from fdm.report.origin import Origin, Source
-from fdm.report.paired import Value, quality, quality_source, ratio
+from fdm.report.paired import Value, quality, quality_name, quality_source, ratio
 from fdm.report.results import Method, Results
 from fdm.report.table import Cell, Header, Row, Table
 
@@ -31,6 +31,8 @@ VALUES: Mapping[Measure, tuple[str, Value]] = {
     "training_flops": ("FLOPs of training", Source("cost.json", "training", "flops")),
     "training_seconds": ("time of training", Source("cost.json", "training", "seconds")),
 }
+COUNTED: Measure = "flops_per_sample"
+"""No seed changes it."""
 MEASURED = ("verdict", "reason", "measured")
 """Columns of the table that rest on the evidence."""
 
@@ -86,9 +88,10 @@ class Claims(Frozen):
 
 @dataclass(frozen=True)
 class Evidence:
-    """One test: the paired ratio with its interval, how many seeds and samples made it, and the bound."""
+    """One test: the paired ratio with its interval, how many seeds and samples made it, and the bound; ``title`` names the measure."""
 
     measure: Measure
+    title: str
     ratio: Estimate
     samples: int
     below: float
@@ -96,6 +99,8 @@ class Evidence:
     @property
     def sufficient(self) -> bool:
         """Enough seeds for an interval; for a distance also enough samples, and seeds that are not copies of one another."""
+        if self.measure == COUNTED:
+            return True
         if self.ratio.half is None or self.ratio.count < LEAST_SEEDS:
             return False
         return self.measure != "quality" or (self.samples >= LEAST_SAMPLES and self.ratio.half > 0)
@@ -107,7 +112,7 @@ class Evidence:
 
     def __str__(self) -> str:
         spread = "" if self.ratio.half is None else f" [{self.ratio.low:.3g}, {self.ratio.high:.3g}]"
-        return f"{VALUES[self.measure][0]}: ratio {self.ratio.mean:.3g}{spread}, claimed below {self.below:g}"
+        return f"{self.title}: ratio {self.ratio.mean:.3g}{spread}, bound {self.below:g}"
 
 
 @dataclass(frozen=True)
@@ -175,13 +180,13 @@ def judge(claim: Claim, results: Results) -> Verdict:
     if lacking := next((item for item in evidence if not item.sufficient), None):
         return Verdict("not testable at this scale", _lack(lacking), evidence)
     if all(item.supports for item in evidence):
-        return Verdict("reproduced", "The whole interval lies below the bound.", evidence)
+        return Verdict("reproduced", "Ratio and interval lie below the bound.", evidence)
 
     def measures(items: Iterable[Evidence]) -> str:
-        return ", ".join(VALUES[item.measure][0] for item in items)
+        return ", ".join(item.title for item in items)
 
     if beyond := [item for item in evidence if item.ratio.low >= item.below]:
-        return Verdict("not reproduced", f"{measures(beyond)}: the whole interval lies above the bound.", evidence)
+        return Verdict("not reproduced", f"{measures(beyond)}: ratio and interval lie above the bound.", evidence)
     undecided = measures(item for item in evidence if not item.supports)
     reason = f"{undecided}: the interval holds the bound, so these seeds do not decide."
     return Verdict("not testable at this scale", reason, evidence)
@@ -226,7 +231,8 @@ def claims_table(claims: Claims, results: Results) -> Table:
     return Table(
         "claims",
         "Claims of the papers",
-        "A claim is reproduced if the whole 95 % interval of the ratio, paired over seeds, lies below the claimed bound; not "
+        "A claim is reproduced if the whole 95 % interval of the ratio, paired over seeds, lies below the bound, which is the paper's "
+        "where the claim has a number and else ours; FLOPs of a sample are counted and need no interval; not "
         "reproduced if the whole interval lies above it; not testable where the interval holds the bound, or where this suite lacks "
         "the images, the comparison, the seeds, the samples or times of one device. A verdict holds for the scale in its row, not for the paper's.",
         headers,
@@ -252,7 +258,8 @@ def _origin(claim: Claim, ours: Method, theirs: Method) -> Origin:
 def _evidence(test: Test, ours: Method, theirs: Method) -> Evidence | None:
     found = ratio(ours, theirs, VALUES[test.measure][1])
     samples = min(run.metrics.samples for run in (*ours.runs, *theirs.runs))
-    return Evidence(test.measure, found, samples, test.below) if found else None
+    title = quality_name(ours.runs[0]) if test.measure == "quality" else VALUES[test.measure][0]
+    return Evidence(test.measure, title, found, samples, test.below) if found else None
 
 
 def _lack(item: Evidence) -> str:

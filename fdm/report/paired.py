@@ -5,27 +5,20 @@ Equal seeds share the order of the data and the noise of the samples, so values 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Literal
 
 from fdm.report.numbers import Estimate, estimate
 from fdm.report.origin import Source
 from fdm.report.results import Method, Run
-from fdm.report.tables import score_source
+from fdm.report.tables import SCORES, Better, network_title, score_source
 
 Word = Literal["better", "worse", "none", "not known"]
-Better = Literal["low", "high"]
 Value = Callable[[Run], float | None]
 
 DISTANCES = ("fid", "frechet_distance")
-SCORES: Mapping[str, Better] = {
-    "fid": "low",
-    "frechet_distance": "low",
-    "kid_mean": "low",
-    "precision": "high",
-    "recall": "high",
-}
-"""Scores that are compared, and which way is better; the distances come first and stand for quality."""
+COMPARED = (*DISTANCES, "kid_mean", "precision", "recall")
+"""Scores that are compared; the distances come first and stand for quality."""
 
 
 def value_of(method: Method, value: Value) -> Estimate | None:
@@ -60,6 +53,14 @@ def quality_source(run: Run) -> Source | None:
     features = run.metrics.features
     network = "inception-v3" if features.get("inception-v3") else next(iter(features))
     return next((score_source(network, name) for name in DISTANCES if name in features[network]), None)
+
+
+def quality_name(run: Run) -> str:
+    """Name of that distance, with its feature network."""
+    source = quality_source(run)
+    assert source, "a run without a distance stands in no comparison"
+    _, network, score = source.path
+    return f"{SCORES[score][0]} ({network_title(network)})"
 
 
 def quality(run: Run) -> float | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -48,6 +48,17 @@ RUN_COSTS = (
 )
 
 
+SCORES: Mapping[str, tuple[str, Kind, Better]] = {
+    "fid": ("FID", "score", "low"),
+    "fid_clean": ("FID (clean-fid)", "score", "low"),
+    "frechet_distance": ("Fréchet distance", "score", "low"),
+    "kid_mean": ("KID", "thousandth", "low"),
+    "precision": ("Precision", "score", "high"),
+    "recall": ("Recall", "score", "high"),
+}
+"""Name, unit and better end of every score, in the order of the tables."""
+
+
 def network_title(network: str) -> str:
     """A feature network's proper name."""
     return NETWORKS.get(network, network)
@@ -69,23 +80,17 @@ def score_source(network: str, score: str) -> Source:
 
 def score_columns(results: Results) -> list[Column]:
     """Every score that some run has, network by network. Only Inception-v3 features make a Fréchet distance an FID."""
-    known: dict[str, tuple[str, Kind, Better | None]] = {
-        "fid": ("FID", "score", "low"),
-        "fid_clean": ("FID (clean-fid)", "score", "low"),
-        "frechet_distance": ("Fréchet distance", "score", "low"),
-        "kid_mean": ("KID", "thousandth", "low"),
-        "precision": ("Precision", "score", "high"),
-        "recall": ("Recall", "score", "high"),
-    }
+    order = list(SCORES)
     columns = []
     for network in _union(run.metrics.features for run in results.runs):
         present = _union(run.metrics.features.get(network, {}) for run in results.runs)
         # A score of a later version has no entry above; it is shown under its own name, without a claim of direction.
-        for score in sorted(present, key=lambda name: list(known).index(name) if name in known else len(known)):
+        for score in sorted(present, key=lambda name: order.index(name) if name in SCORES else len(order)):
             if score == "kid_std" or score.endswith("_se"):  # not over seeds; they stand in the table of runs
                 continue
             error = f"{score}_se" if f"{score}_se" in present else None
-            label, kind, better = known.get(score, (score, "score", None))
+            unknown: tuple[str, Kind, Better | None] = (score, "score", None)
+            label, kind, better = SCORES.get(score, unknown)
             if score == "frechet_distance":
                 label = f"Fréchet distance ({network_title(network)})"
             columns.append(

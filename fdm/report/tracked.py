@@ -11,11 +11,11 @@ import numpy as np
 
 from fdm.report.figures import WINDOWS
 from fdm.report.numbers import estimate
+from fdm.report.paired import DISTANCES
 from fdm.report.results import Method, Results
-from fdm.report.tables import network_title, score_columns
+from fdm.report.tables import SCORES, network_title, score_columns
 
 FILES = {"metrics.json", "plots"}
-DISTANCES = {"fid": "FID", "frechet_distance": "Fréchet distance"}
 
 
 def write_tracked(results: Results, folder: Path) -> None:
@@ -25,7 +25,7 @@ def write_tracked(results: Results, folder: Path) -> None:
     (folder / "metrics.json").write_text(text + "\n", encoding="utf-8", newline="\n")
     (folder / "plots").mkdir()
     distances = [
-        (method.name, f"{DISTANCES[score]} ({network_title(network)})", value)
+        (method.name, f"{SCORES[score][0]} ({network_title(network)})", value)
         for method in results.methods
         for network, scores in metrics[method.name].items()
         if isinstance(scores, dict)

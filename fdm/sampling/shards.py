@@ -54,7 +54,7 @@ class Part:
         """Read it.
 
         Raises:
-            UserError: damaged; the part is then removed, so that the same command draws it again.
+            UserError: it cannot be read; or it is damaged, and then removed, so that the same command draws it again.
         """
         try:
             with ZipFile(self.path) as archive:
@@ -63,6 +63,10 @@ class Part:
             with np.load(self.path, allow_pickle=False) as file:
                 images = file["images"]
                 return Drawn(images, float(file["seconds"]), int(file["peak_memory_bytes"]), str(file["device"]))
+        except (OSError, MemoryError) as error:  # of the storage or the machine; the samples may be whole
+            raise UserError(
+                f"{self.path}: cannot be read ({error!r}); if it stays so, remove it to have its samples drawn anew"
+            ) from None
         except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds for what may be in there
             self.path.unlink(missing_ok=True)
             raise UserError(

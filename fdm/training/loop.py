@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
@@ -41,6 +40,7 @@ from fdm.training.checkpoint import (
     resumed_precision,
     save_tensors,
 )
+from fdm.training.images import in_memory, near, to_device
 from fdm.training.labels import training_labels
 from fdm.training.latents import KnownLatents, worth_knowing
 from fdm.training.log import Log, Row
@@ -49,9 +49,6 @@ from fdm.training.steps import limit_gradients, run_steps
 from fdm.transforms import Codec
 
 CALIBRATION_IMAGES = 4096
-
-RESIDENT = 0.25
-"""Share of a GPU's free memory that training data may take."""
 
 
 @dataclass(frozen=True)
@@ -123,14 +120,9 @@ class Trainer:
     def fetch(self, step: int, images: Tensor) -> tuple[Tensor, Tensor]:
         """Indices of this process's rows of the batch (on the device), and those images as float."""
         order = torch.from_numpy(training_order(self.seed, step, self.config.batch, len(images)))[self._mine]
-        rows = self._to_device(order)
-        return rows, to_float(self._to_device(images[order if images.device.type == "cpu" else rows]))
-
-    def _to_device(self, values: Tensor) -> Tensor:
-        """``values`` on the device; from pinned memory, so that a GPU goes on computing meanwhile."""
-        if values.device == self.fabric.device:
-            return values
-        return values.pin_memory().to(self.fabric.device, non_blocking=True)
+        device = self.fabric.device
+        rows = to_device(order, device)
+        return rows, to_float(to_device(images[order if images.device.type == "cpu" else rows], device))
 
     @property
     def _mine(self) -> slice:
@@ -154,7 +146,10 @@ class Trainer:
             x = torch.where(mirrored[:, None, None, None], x.flip(-1), x)
         # Stratified times: one uniform draw in each of `batch` equal parts of the stage, in image order, which is random.
         offsets = torch.rand(batch, generator=draws, device=device, dtype=torch.float64)
-        t = (stage.start + stage.length * (torch.arange(batch, device=device) + offsets) / batch)[mine]
+        t = self.process.training_times(
+            stage.start + stage.length * (torch.arange(batch, device=device) + offsets) / batch
+        )
+        t = t[mine]
         eps = torch.randn(batch, *stage.shape, generator=draws, device=device)[mine]
         told: Tensor | None = None
         if self.conditioning is not None:
@@ -221,22 +216,6 @@ class Trainer:
         restore_optimizer(self.network, self.optimizer, tensors, path)
 
 
-def _pixels(data: Split, shared: bool) -> Tensor:
-    """The images (N, C, H, W) uint8, writable as torch wants it: all in memory, which several processes of one machine share."""
-    mapped = data.images
-    if not shared:
-        return torch.from_numpy(np.array(mapped))
-    # Pages of the file that nobody writes to stay shared.
-    return torch.from_numpy(np.memmap(str(mapped.filename), mapped.dtype, "c", mapped.offset, mapped.shape))
-
-
-def near(images: Tensor, device: torch.device) -> Tensor:
-    """The images on a GPU that has room for them, so that no batch has to be copied there; elsewhere as they are."""
-    if device.type == "cuda" and images.nbytes < RESIDENT * torch.cuda.mem_get_info(device)[0]:
-        return images.to(device)
-    return images
-
-
 def train(
     experiment: Experiment,
     seed: int,
@@ -267,7 +246,7 @@ def train(
     config, ranks = experiment.training, Ranks(fabric)
     with ranks.together():
         labels = training_labels(experiment, data)
-    images = _pixels(data, ranks.count > 1)
+    images = in_memory(data, ranks.count > 1)
     channels, resolution, flip = experiment.dataset.channels, experiment.dataset.resolution, experiment.dataset.flip
     plain = build_process(experiment.method, channels, resolution, codec=codec)
     calibration = fabric.broadcast(plain.calibrate(to_float(images[:CALIBRATION_IMAGES])))
