@@ -54,7 +54,7 @@ short near data."""
 
 
 class Frozen(BaseModel):
-    """Base of every configuration model: immutable, unknown keys are errors, no silent type coercion of strings."""
+    """Base of every configuration model: immutable, unknown keys are errors; "100" is taken for 100, as command lines have only words."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False)
 

@@ -29,7 +29,7 @@ IDENTITY = re.compile(r"\b[0-9a-f]{16}\b")
 TRASH = ".removed-"
 """What is removed first gets this before its name, in one step: no run is ever left with a part of its files."""
 DRIVER = Path(".snakemake/driver.lock")
-"""Snakemake holds it while it is at work in this folder (workflow/rules/common.smk)."""
+"""Snakemake holds it while it is at work in this folder (workflow/rules/driver.smk)."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ Experiments that need the same autoencoder (the same data, configuration and see
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,19 @@ from fdm.networks.autoencoder import Autoencoder
 from fdm.processes import Pretraining, build_process
 from fdm.records import complete
 from fdm.sources import source_version
-from fdm.store import export, exported, finished, locked, record_of, root, run_folder, sealed, sweep, write_json
+from fdm.store import (
+    checkpoint_seconds,
+    export,
+    exported,
+    finished,
+    locked,
+    record_of,
+    root,
+    run_folder,
+    sealed,
+    sweep,
+    write_json,
+)
 from fdm.training.checkpoint import fill, load_tensors
 
 if TYPE_CHECKING:
@@ -112,7 +123,7 @@ class AutoencoderRun:
                     folder,
                     self.identity,
                     self.device,
-                    checkpoint_seconds=float(os.environ.get("FDM_CHECKPOINT_SECONDS", "30")),
+                    checkpoint_seconds=checkpoint_seconds(),
                 )
                 outcome["metrics"] = self._score(folder, held_out)
                 record = complete(folder, "pretrain", self.identity, outcome, self.device, PRETRAIN_FILES)

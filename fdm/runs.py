@@ -7,7 +7,6 @@ to where the caller wants it. Calling it again finds the record and does nothing
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -36,6 +35,7 @@ from fdm.sampling.shards import draw_shard, finished_parts, merge_parts, shard_f
 from fdm.shards import check_shard, shard_range
 from fdm.sources import source_version
 from fdm.store import (
+    checkpoint_seconds,
     export,
     exported,
     finished,
@@ -199,7 +199,7 @@ class Run:
                 folder,
                 self.train_identity,
                 fabric,
-                checkpoint_seconds=float(os.environ.get("FDM_CHECKPOINT_SECONDS", "30")),
+                checkpoint_seconds=checkpoint_seconds(),
                 codec=codec,
             )
             with ranks.together():

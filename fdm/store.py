@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import shutil
@@ -34,6 +35,22 @@ PACKAGES = ("torch", "torchvision", "numpy", "scipy", "lightning-fabric", "torch
 def root() -> Path:
     """Folder of the run store: ``$FDM_WORK`` or ``work``."""
     return Path(os.environ.get("FDM_WORK", "work"))
+
+
+def checkpoint_seconds() -> float:
+    """Seconds between saves of a training: ``$FDM_CHECKPOINT_SECONDS`` or 30; they do not change its result.
+
+    Raises:
+        UserError: not a number from 0 on.
+    """
+    text = os.environ.get("FDM_CHECKPOINT_SECONDS", "30")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not seconds >= 0:
+        raise UserError(f"FDM_CHECKPOINT_SECONDS={text}: must be a number of seconds from 0 on")
+    return seconds
 
 
 def run_folder(kind: str, identity: str, *needs: str | None) -> Path:

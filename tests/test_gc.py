@@ -111,7 +111,7 @@ def test_the_list_names_sizes_and_removes_nothing() -> None:
     Path("work/reference").mkdir()
     _result(1)
     said = _collect(delete=False).splitlines()
-    day = f"{time.strftime('%Y-%m-%d', time.localtime(time.time() - 400 * DAY))}"
+    day = time.strftime("%Y-%m-%d", time.localtime(Path("work", f"train-{_name(2)}").stat().st_mtime))
     assert said[0] == f"      0.0 MB  work/train-{_name(2)}: finished, {day}"
     assert said[1].startswith(f"      0.0 MB  work/train-{_name(3)}: unfinished, ")
     assert said[2] == "2 runs, 0.0 MB: can go (`--delete` removes them)"

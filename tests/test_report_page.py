@@ -155,7 +155,9 @@ def test_viewer(opened: Any) -> None:
     opened.locator("#zoom").click()
     assert opened.locator("#stage svg").bounding_box()["width"] > 1.5 * width
     title = opened.locator("#viewer-title")
-    while opened.locator("#stage img").count() == 0:  # drawings come first, then samples
+    for _ in range(100):  # drawings come first, then samples
+        if opened.locator("#stage img").count():
+            break
         before = title.inner_text()
         opened.keyboard.press("ArrowRight")
         assert title.inner_text() != before
@@ -191,6 +193,7 @@ def test_width_and_accessibility(opened: Any, scheme: str, viewport: Any) -> Non
     from axe_playwright_python.sync_playwright import Axe
 
     opened.emulate_media(color_scheme=scheme)
+    opened.locator(f"html[data-theme={scheme}]").wait_for()
     opened.set_viewport_size(viewport)
     opened.locator("#methods summary").click()
     opened.locator("#run-ddpm summary").first.click()

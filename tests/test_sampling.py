@@ -165,6 +165,23 @@ def test_a_lost_shard_is_redone_alone(smoke: Path, drawn: list[range]) -> None:
     assert Path("out/samples.npy").read_bytes() == expected
 
 
+def test_a_part_that_cannot_be_read_is_kept(smoke: Path, drawn: list[range], monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(load_experiment("smoke:ddpm", [*CHANGES, "sampling.batch=32"]), 0, "cpu", smoke / "out")
+    run.train()
+    run.sample(0, 2)
+    (part,) = next(Path("work").glob("sample-*")).glob("part-*.npz")
+
+    def stale(*_: object) -> None:
+        raise OSError(116, "Stale file handle")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "ZipFile", stale)
+        with pytest.raises(UserError, match="cannot be read.*Stale file handle"):
+            run.sample()
+    assert part.exists()
+    assert run.sample()
+
+
 def test_a_damaged_part_is_named(smoke: Path, drawn: list[range]) -> None:
     run = Run(load_experiment("smoke:ddpm", [*CHANGES, "sampling.batch=32"]), 0, "cpu", smoke / "out")
     run.train()

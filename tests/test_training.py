@@ -22,6 +22,7 @@ from fdm.experiment import load_experiment
 from fdm.processes import build_process
 from fdm.sampling.sampler import draw, network_denoiser
 from fdm.sampling.solvers import build_solver
+from fdm.store import checkpoint_seconds
 from fdm.training.checkpoint import load_tensors, save_tensors
 from fdm.training.loop import Trainer, train
 from fdm.training.steps import limit_gradients
@@ -112,6 +113,13 @@ def test_killed_at_any_moment_ends_in_the_same_weights(smoke: Path, fdm: Command
     assert steps == [str(step) for step in range(300)]
 
 
+@pytest.mark.parametrize("text", ["abc", "-1", "nan"])
+def test_time_between_saves_is_a_number(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("FDM_CHECKPOINT_SECONDS", text)
+    with pytest.raises(UserError, match=f"FDM_CHECKPOINT_SECONDS={text}: must be a number of seconds"):
+        checkpoint_seconds()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_saves_and_the_same_command_goes_on(smoke: Path, fdm: Command, number: signal.Signals) -> None:
     words = [sys.executable, "-m", "fdm", "train", "smoke:ddpm", "-o", "training.images=640000", "--threads", "1"]
@@ -122,7 +130,10 @@ def test_a_signal_saves_and_the_same_command_goes_on(smoke: Path, fdm: Command, 
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    try:
+        _, errors = process.communicate(timeout=300)
+    finally:
+        process.kill()
     assert process.returncode == 1 and number.name in errors and "goes on from there" in errors
     state = next(Path("work").glob("train-*/state.safetensors"))
     _, metadata = load_tensors(state, state.parent.name.removeprefix("train-"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import ExitStack
 from typing import Annotated
 
 import typer
@@ -27,12 +28,15 @@ def data(
     from fdm.progress import Progress
 
     bars: dict[str, Progress] = {}
+    with ExitStack() as shown:
 
-    def progress(split: str, done: int, total: int) -> None:
-        bar = bars.setdefault(split, Progress(f"data {dataset} {split}", total, "img"))
-        bar.advance(done - bar.done)
+        def progress(split: str, done: int, total: int) -> None:
+            if split not in bars:
+                shown.close()  # one live bar at a time
+                bars[split] = shown.enter_context(Progress(f"data {dataset} {split}", total, "img"))
+            bars[split].advance(done - bars[split].done)
 
-    store = prepare(load_dataset(dataset, override or ()), force=force, progress=progress)
+        store = prepare(load_dataset(dataset, override or ()), force=force, progress=progress)
     for name, split in store.manifest["splits"].items():
         say(f"data/{dataset}/{name}: {split['count']:,} images of {'×'.join(map(str, split['shape'][1:]))}")
 

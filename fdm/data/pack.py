@@ -137,6 +137,8 @@ def _fitted(
 
     workers = min(16, os.cpu_count() or 1)
     done = 0
+    if progress:
+        progress(name, done, keep)
     with ThreadPoolExecutor(workers) as pool:
         for start in range(0, keep, CHUNK * workers):  # one round at a time bounds what waits in memory
             for block in pool.map(chunk, range(start, min(start + CHUNK * workers, keep), CHUNK)):

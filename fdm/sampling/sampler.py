@@ -121,7 +121,7 @@ def draw(
 
     Args:
         samples: indices; noise depends on (seed, index, event) alone.
-        observe: called before each move's state changes hands, with the move and the state that it produced.
+        observe: called in each move, with the move, the state before it and the prediction made there.
         tick: called after every event.
     """
 

@@ -6,11 +6,13 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
@@ -111,6 +113,22 @@ def _smaller(suite: dict[str, Any]) -> None:
     suite["training"] |= {"images": 640}
     suite["sampling"] |= {"count": 128, "steps": 3, "batch": 64}
     suite["evaluation"] |= {"reference_limit": 128, "kid_subsets": 2, "kid_subset_size": 50}
+
+
+def descendant(driver: subprocess.Popen[str], program: str, word: str = "") -> psutil.Process:
+    """The first process below ``driver`` that runs ``program`` (with ``word`` among its arguments), once there is one."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and driver.poll() is None:
+        for process in psutil.Process(driver.pid).children(recursive=True):
+            try:
+                names = [Path(part).name for part in process.cmdline()]
+            except psutil.Error:
+                continue
+            if program in names[:2] and (not word or word in names):
+                return process
+        time.sleep(0.01)
+    said = "" if driver.poll() is None else driver.communicate()[0]
+    raise AssertionError(f"no {program} {word} has started: {said}")
 
 
 @pytest.fixture(scope="session")

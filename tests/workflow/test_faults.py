@@ -2,40 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import signal
-import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
-from .conftest import Finished, Repository
+from .conftest import Finished, Repository, descendant
 
 pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
 
 FOLDER = Path("results/smoke/ddpm/seed0")
 TRAINING = str(FOLDER / "train.json")
-
-
-def descendant(driver: subprocess.Popen[str], program: str, word: str = "") -> psutil.Process:
-    """The first process below ``driver`` that runs ``program`` (with ``word`` among its arguments), once there is one."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and driver.poll() is None:
-        for process in psutil.Process(driver.pid).children(recursive=True):
-            try:
-                names = [Path(part).name for part in process.cmdline()]
-            except psutil.Error:
-                continue
-            if program in names[:2] and (not word or word in names):
-                return process
-        time.sleep(0.01)
-    said = "" if driver.poll() is None else driver.communicate()[0]
-    raise AssertionError(f"no {program} {word} has started: {said}")
 
 
 def forget_training(repository: Repository) -> None:
@@ -57,7 +40,7 @@ def test_a_training_that_is_disturbed(repository: Repository, finished: Finished
     forget_training(repository)
     command = ("snakemake", TRAINING, "--config", "suite=smoke")
 
-    driver = repository.start(*command, "timeout=2")
+    driver = repository.start(*command, "timeout=10")
     worker = descendant(driver, "fdm", "train")
     worker.suspend()  # hangs
     assert driver.stdout
@@ -78,7 +61,8 @@ def test_a_training_that_is_disturbed(repository: Repository, finished: Finished
     driver = repository.start(*command)
     descendant(driver, "fdm", "train")
     for process in [psutil.Process(driver.pid), *psutil.Process(driver.pid).children(recursive=True)]:
-        process.send_signal(signal.SIGINT)  # as a terminal does
+        with contextlib.suppress(psutil.NoSuchProcess):  # it may have ended on its parent's signal
+            process.send_signal(signal.SIGINT)  # as a terminal does
     said, _ = driver.communicate(timeout=300)
     assert driver.returncode != 0 and not (repository.root / TRAINING).exists(), said
 

@@ -46,6 +46,21 @@ def odd(fresh: Path, tmp_path: Path) -> Repository:
     return repository
 
 
+def test_a_folder_of_images_is_named_once(clone: Repository, tmp_path: Path) -> None:
+    """Data of a folder that only the command line has named are as the suite describes them, and no job prepares them again."""
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number in range(70):
+        Image.fromarray(np.random.default_rng(number).integers(0, 256, (8, 8), np.uint8)).save(
+            pictures / f"{number}.png"
+        )
+    clone.edit("params/datasets/digits8.yaml", lambda data: data.update(source="folder"))
+    clone.run("fdm", "data", "digits8", "-o", f"dataset.path={pictures}")
+    assert "prepare" not in clone.plan()
+    clone.edit("params/datasets/digits8.yaml", lambda data: data.update(resolution=4))
+    assert clone.plan()["prepare"] == 1
+
+
 def test_odd_names_in_the_workflow(odd: Repository) -> None:
     """One job of each kind would get its words whole; data and training are made for real."""
     options = ("--config", f"suite={ODD}", 'overrides=["training.images=64", "title=a  b"]')

@@ -12,11 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from safetensors import safe_open
 
-from .conftest import ROOT, Finished, Repository
+from .conftest import ROOT, Finished, Repository, descendant
 
 pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
 
@@ -152,20 +151,6 @@ def test_overrides_reach_every_step_and_devices_the_training(repository: Reposit
         assert ("--threads 1 --devices 2 " in command) == (verb == "train")
 
 
-def _wait_for_training(driver: Any) -> psutil.Process:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        for process in psutil.Process(driver.pid).children(recursive=True):
-            try:
-                words = process.cmdline()
-            except psutil.Error:
-                continue
-            if "train" in words and "fdm" in words[1]:
-                return process
-        time.sleep(0.02)
-    raise AssertionError("no training has started")
-
-
 def _weights(root: Path) -> dict[str, bytes]:
     with safe_open((root / TRAINING).with_name("model.safetensors"), "numpy") as file:
         return {name: file.get_tensor(name).tobytes() for name in file.keys()}  # noqa: SIM118
@@ -175,14 +160,15 @@ def test_a_killed_job_and_a_killed_driver(clone: Repository, finished: Finished)
     command = ("snakemake", TRAINING, "--config", "suite=smoke")
 
     driver = clone.start(*command)
-    _wait_for_training(driver).kill()
-    said, _ = driver.communicate(timeout=60)
+    descendant(driver, "fdm", "train").kill()
+    said, _ = driver.communicate(timeout=300)
     assert driver.returncode != 0 and "Error in rule train" in said
     assert not (clone.root / TRAINING).exists()
 
     driver = clone.start(*command)
-    training = _wait_for_training(driver)
+    training = descendant(driver, "fdm", "train")
     while not list(clone.root.glob("work/train-*/.lock")):
+        assert driver.poll() is None, driver.communicate()[0]
         time.sleep(0.02)
     training.suspend()  # so that it outlives its driver for certain
     driver.kill()
@@ -193,18 +179,22 @@ def test_a_killed_job_and_a_killed_driver(clone: Repository, finished: Finished)
         assert "waiting for a job that an earlier run left behind in work/train-" in said
     finally:
         training.resume()
-    said, _ = again.communicate(timeout=120)
+    said, _ = again.communicate(timeout=300)
     assert again.returncode == 0, said
     assert _weights(clone.root) == _weights(finished.root)
 
 
 def test_one_driver_at_a_time(clone: Repository) -> None:
     first = clone.start("snakemake", TRAINING, "--config", "suite=smoke")
-    _wait_for_training(first)
-    said = clone.snakemake(status=None)
+    training = descendant(first, "fdm", "train")
+    training.suspend()  # so that it is still there when the second comes
+    try:
+        said = clone.snakemake(status=None)
+    finally:
+        training.resume()
     assert "another snakemake is at work in this folder" in said
-    first.communicate(timeout=120)
-    assert first.returncode == 0
+    said, _ = first.communicate(timeout=300)
+    assert first.returncode == 0, said
 
 
 @pytest.mark.parametrize(

@@ -122,10 +122,8 @@ PRETRAININGS = {name: pretraining(name) for name in SUITE.experiments}
 def data_outdated(dataset):
     """Data are there, but damaged or of another description."""
     path = Path("data", dataset)
-    # `flip` happens while training; the manifest does not hold it.
-    spec = DATASETS[dataset].model_dump(mode="json", exclude={"flip"})
     try:
-        return path.exists() and open_store(path).manifest["spec"] != spec
+        return path.exists() and bool(open_store(path).differences(DATASETS[dataset]))
     except UserError:
         return True
 
