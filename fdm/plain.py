@@ -103,6 +103,16 @@ class _Loader(yaml.SafeLoader):
             raise _refusal(event, f"more than {MOST_VALUES} values, with anchors written out")
         return node
 
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in seen:
+                    raise _refusal(key, f"the key {key.value!r} is there twice")
+                seen.add((key.tag, key.value))
+        return node
+
 
 def _parts(node: yaml.Node | None) -> list[yaml.Node]:
     if isinstance(node, yaml.MappingNode):

@@ -278,7 +278,7 @@ def _revision() -> str | None:
         return subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, check=True).stdout
 
     try:
-        dirty = git("status", "--porcelain", "--untracked-files=no", "--", "fdm", ":/fdm").strip()
+        dirty = git("status", "--porcelain", "--untracked-files=all", "--", "fdm", ":/fdm").strip()
         return git("rev-parse", "HEAD").strip() + ("+changes" if dirty else "")
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from fdm.report.numbers import Estimate
 from fdm.report.write import as_csv
 from fdm.restoration import restoration_of
 from fdm.runs import Run
-from fdm.store import sealed, sha256
+from fdm.store import provenance, sealed, sha256
 from fdm.variations import Interpolations, Variations
 
 REPOSITORY = Path(__file__).parent.parent
@@ -259,7 +260,7 @@ def test_commands_make_the_same_run(made: Path) -> None:
         assert found == ["training.images=192", "sampling.steps=3"]
         run = Run(load_experiment("tiny:ddpm", found), 0)
         assert run.evaluate_identity == manifest["identities"]["evaluate"]
-        lines = commands("tiny", "ddpm", run_folder("ddpm"), manifest)
+        lines = commands("tiny", "ddpm", manifest)
         assert lines[-1] == (
             "fdm evaluate tiny:ddpm -o training.images=192 -o sampling.steps=3 --seed 0 --to results/tiny/ddpm/seed0"
         )
@@ -271,13 +272,29 @@ def test_commands_make_the_same_run(made: Path) -> None:
     assert overrides("tiny:ddpm", manifest["experiment"]) == []
 
 
+def test_code_that_is_not_committed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    git = ("git", "-C", str(tmp_path), "-c", "user.name=test", "-c", "user.email=test@example.org")
+    module = tmp_path / "fdm/store.py"
+    module.parent.mkdir()
+    module.write_text("")
+    for words in (("init", "--quiet"), ("add", "--all"), ("commit", "--quiet", "--message", "test")):
+        subprocess.run([*git, *words], check=True)
+    monkeypatch.setattr("fdm.store.__file__", str(module))
+    revision = provenance.__wrapped__()["revision"]
+    assert len(revision) == 40
+    (tmp_path / "notes.txt").write_text("beside the package")
+    assert provenance.__wrapped__()["revision"] == revision
+    (module.parent / "method.py").write_text("")  # a new method, not yet added
+    assert provenance.__wrapped__()["revision"] == f"{revision}+changes"
+
+
 PUBLISHED = Path(__file__).parents[1] / "published/results"
 
 
 @pytest.mark.parametrize("suite", sorted(path.name for path in PUBLISHED.iterdir()))
 def test_published_runs_have_their_commands(suite: str) -> None:
     for file in sorted(PUBLISHED.glob(f"{suite}/*/seed*/manifest.json")):
-        lines = commands(suite, file.parts[-3], file.parent, json.loads(file.read_text()))
+        lines = commands(suite, file.parts[-3], json.loads(file.read_text()))
         assert any(line.startswith(f"fdm train {suite}:") for line in lines), (file, lines)
 
 

@@ -92,6 +92,12 @@ def test_nothing_is_unpickled_or_run() -> None:
     assert seen >= 5, "the scan finds what there is"
 
 
+def test_a_yaml_key_stands_once() -> None:
+    with pytest.raises(ValueError, match=r"the key 'ddpm' is there twice.* line 3"):
+        read_yaml("experiments:\n  ddpm: {method: ddpm}\n  ddpm: {method: fdm-ds}")
+    assert read_yaml("a: {x: 1}\nb: {x: 2}\n1: 1\n'1': 2") == {"a": {"x": 1}, "b": {"x": 2}, 1: 1, "1": 2}
+
+
 def test_yaml_is_plain_and_bounded() -> None:
     assert read_yaml("a: &a [1, 2]\nb: *a\nc: {<<: {d: 1}}") == {"a": [1, 2], "b": [1, 2], "c": {"d": 1}}
     assert read_yaml("[" * (MOST_DEPTH - 1) + "]" * (MOST_DEPTH - 1))

@@ -7,7 +7,6 @@ import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from fdm.data import Store
@@ -66,8 +65,8 @@ def same_now(manifest: Mapping[str, Any], where: str) -> tuple[bool, str]:
     return False, f"this code would make another run, from {other[0]} on ({cause}); check out its revision to repeat it"
 
 
-def commands(suite: str, name: str, folder: Path, manifest: Mapping[str, Any]) -> list[str]:
-    """Shell commands that make a run again, from its code revision on."""
+def commands(suite: str, name: str, manifest: Mapping[str, Any]) -> list[str]:
+    """Shell commands that make a run again in ``results/``, from its code revision on."""
     lines = []
     revision = str(manifest["records"]["train"].get("provenance", {}).get("revision") or "")
     if revision:
@@ -78,7 +77,14 @@ def commands(suite: str, name: str, folder: Path, manifest: Mapping[str, Any]) -
     words = [word for change in changes for word in ("-o", change)]
     data = [word for change in changes if change.startswith("dataset.") for word in ("-o", change)]
     lines.append(shlex.join(["fdm", "data", str(manifest["data"]["name"]), *data]))
-    rest = [f"{suite}:{name}", *words, "--seed", str(manifest["seed"]), "--to", str(folder)]
+    rest = [
+        f"{suite}:{name}",
+        *words,
+        "--seed",
+        str(manifest["seed"]),
+        "--to",
+        f"results/{suite}/{name}/seed{manifest['seed']}",
+    ]
     steps = [step for step in ("pretrain", "train", "sample", "evaluate") if step in manifest["identities"]]
     return lines + [shlex.join(["fdm", step, *rest]) for step in steps]
 

@@ -248,7 +248,7 @@ def _run(suite: str, method: Method, run: Run, files: set[str]) -> RunTrace:
         records.get("restore", {}).get("baseline"),
         same,
         now,
-        tuple(commands(suite, method.name, run.folder, manifest)),
+        tuple(commands(suite, method.name, manifest)),
     )
 
 
