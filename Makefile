@@ -41,7 +41,7 @@ $(STAMP): requirements.lock
 	@echo "The environment is ready."
 
 .PHONY: test
-test: lint ## Checks and all tests (20 to 30 minutes on 2 cores)
+test: lint ## Checks and all tests (20 to 40 minutes on 2 cores)
 	OMP_NUM_THREADS=1 pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
 
 .PHONY: lint

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -81,6 +84,16 @@ def test_errors_name_the_file_that_is_wrong(project: Path) -> None:
 def test_unknown_references(project: Path, reference: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
         load_experiment(reference)
+
+
+def test_another_folder_than_the_project_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"no folder params in {tmp_path}; run `fdm` at the root of the project"):
+        load_experiment("smoke:ddpm")
+
+
+def test_version(fdm: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    assert fdm("--version").stdout == f"fdm {importlib.metadata.version('fdm')}\n"
 
 
 @pytest.mark.parametrize("text", ["- a\n- b\n", "title: [", "title: x\n", "!!python/object/apply:os.system [ls]"])

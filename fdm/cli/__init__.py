@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import importlib.metadata
 import signal
 import sys
+from typing import Annotated
 
 import typer
 
@@ -33,6 +35,22 @@ VERBS = {
 for panel, verbs in VERBS.items():
     for verb in verbs:
         app.command(rich_help_panel=panel)(verb)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"fdm {importlib.metadata.version('fdm')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it and exit.")
+    ] = False,
+) -> None:
+    pass
+
 
 LONGEST = 2000
 """Characters of an error that are shown: a value that it repeats may be a whole file."""

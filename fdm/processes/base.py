@@ -301,7 +301,7 @@ class Process(ABC):
     def plan(self, steps: int, spacing: Spacing = "uniform") -> list[Event]:
         """Moves and jumps from t = 1 to data with ``steps`` network evaluations.
 
-        Every stage gets its share of evaluations by length (largest remainders, at least one), evenly on the axis of ``spacing``.
+        Every stage gets one evaluation and its share by length of the others (largest remainders), evenly on the axis of ``spacing``.
 
         Raises:
             ValueError: fewer steps than stages, or a process for which the spacing cannot be chosen.
@@ -342,7 +342,7 @@ def build_process(
 
 
 def allot(lengths: Sequence[float], steps: int) -> list[int]:
-    """``steps`` evaluations shared out by length (largest remainders), at least one to each.
+    """``steps`` evaluations shared out: one to each, the others by length (largest remainders).
 
     Raises:
         ValueError: fewer steps than lengths.
