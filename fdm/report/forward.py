@@ -98,7 +98,8 @@ def information_figure(pairs: Sequence[Pair], looks: Mapping[str, Look]) -> Figu
     left.legend(title="size", fontsize=7.5, title_fontsize=7.5, loc="lower left")
     for other, its in known[:SHOWN]:
         _by_stage(right, its, its.information[:, 0], looks[other.name], other.title)
-    right.set_title("State of each process")
+    many = len(known) > SHOWN
+    right.set_title(f"State of the first {SHOWN} of {len(known)} processes" if many else "State of each process")
     right.legend(fontsize=7.5, loc="lower left")
     lowest = min(float(np.nanmin(its.information[its.t < 0.98, 0])) for _, its in known[:SHOWN])
     for axes in (left, right):
