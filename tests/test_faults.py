@@ -660,9 +660,28 @@ def test_a_file_where_a_folder_should_be(place: Path, calm: Path, capsys: pytest
 # --- processes
 
 
-def _process(*words: str, **environment: str) -> subprocess.Popen[str]:
+HELD = """
+import sys, time
+from fdm.cli import main
+from fdm.sampling import shards
+
+draw, calls = shards.draw, []
+
+def held(*words, **options):
+    calls.append(words)
+    if len(calls) > 1:
+        time.sleep(600)
+    return draw(*words, **options)
+
+shards.draw, sys.argv[0] = held, "fdm"
+main()
+"""
+"""The command line, but sampling stays at its second batch until a signal comes."""
+
+
+def _process(*words: str, start: tuple[str, ...] = ("-m", "fdm"), **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "fdm", *words, "--to", str(OUT), "--threads", "1"],
+        [sys.executable, *start, *words, "--to", str(OUT), "--threads", "1"],
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         stderr=subprocess.PIPE,
         text=True,
@@ -676,10 +695,10 @@ def _process(*words: str, **environment: str) -> subprocess.Popen[str]:
 def test_sampling_is_ended_by_a_signal(place: Path, calm: Path, number: signal.Signals) -> None:
     """Finished batches stay; the same command draws the rest."""
     forget("sample")
-    process = _process("sample", "faults:ddpm")
-    os.setpriority(os.PRIO_PROCESS, process.pid, 19)  # so that it does not end before it is seen to have begun
-    while not list(Path("work").glob("sample-*/part-*.npz")) and process.poll() is None:
-        time.sleep(0.001)
+    process = _process("sample", "faults:ddpm", start=("-c", HELD))
+    while not list(Path("work").glob("sample-*/part-*.npz")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
     process.send_signal(number)
     _, said = process.communicate(timeout=300)
     assert process.returncode != 0 and "Traceback" not in said
