@@ -364,7 +364,7 @@ def _read(path: Path, what: str) -> dict[str, Any]:
         raw = read_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         names = sorted(found.stem for found in path.parent.glob("*.yaml"))
-        if not path.is_absolute() and path.parts[:1] == PARAMS.parts[:1] and not PARAMS.is_dir():
+        if PARAMS in path.parents and not PARAMS.is_dir():
             raise UserError(
                 f"{path}: there is no folder {PARAMS} in {Path.cwd()}; run `fdm` at the root of the project"
             ) from None

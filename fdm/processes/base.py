@@ -162,7 +162,7 @@ class Process(ABC):
         """lambda of stage ``stage`` at times t, float64."""
 
     def training_times(self, t: Times) -> Times:
-        """Times t (B,) of training, drawn evenly over a stage, as those that the network is asked for in sampling; t where it is asked for any."""
+        """Times to train at, for times t (B,) drawn evenly over a stage: t, unless sampling asks the network at certain times only."""
         return t
 
     @abstractmethod
