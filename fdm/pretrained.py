@@ -35,7 +35,7 @@ from fdm.store import (
     sweep,
     write_json,
 )
-from fdm.training.checkpoint import fill, load_tensors
+from fdm.tensors import fill, load_tensors
 
 if TYPE_CHECKING:
     from fdm.evaluation.features import Name

@@ -32,7 +32,7 @@ from fdm.sampling.conditional import Reverse, require_plain
 from fdm.sampling.sampler import denoiser_of, network_denoiser
 from fdm.sampling.solvers import build_solver
 from fdm.sources import source_version
-from fdm.store import export, exported, finished, locked, run_folder, sweep, write_atomic
+from fdm.store import export, exported, finished, locked, run_folder, sweep, write_arrays
 
 RESTORE_FILES = ("restored.npz", "restore.png", "restore.json")
 MOMENTS = 5000
@@ -208,12 +208,7 @@ class Restoration:
                     arrays[f"stage{stage}_{name}"] = x.cpu().numpy()
                     rows.append((f"stage {stage}\n{name}", to_uint8(x[:COLUMNS]).cpu().numpy()))
                 rows.append(("truth", self.truth[:COLUMNS]))
-
-        def save(path: Path) -> None:
-            with path.open("wb") as file:
-                np.savez(file, **arrays)  # type: ignore[arg-type]
-
-        write_atomic(folder / "restored.npz", save)
+        write_arrays(folder / "restored.npz", arrays)
         labelled_rows(folder / "restore.png", rows)
         source = f"{run.experiment.dataset.name}, {config.split} split" if self.images is None else self.images.name
         return {

@@ -50,7 +50,7 @@ from fdm.store import (
     sweep,
     write_json,
 )
-from fdm.training.checkpoint import fill, load_tensors
+from fdm.tensors import fill, load_tensors
 
 TRAIN_FILES = ("model.safetensors", "training.csv", "train.json")
 SAMPLE_FILES = ("samples.npy", "grid.png", "trajectory.npz", "sample.json")
@@ -310,7 +310,7 @@ class Run:
                 write_json(folder / "cost.json", cost)
                 train_images = self.data.split("train").images
                 held_out = self.data.split("test").images if "test" in self.data.manifest["splits"] else None
-                write_neighbours(folder / "neighbours.npz", samples, train_images, held_out)
+                write_neighbours(folder / "neighbours.npz", samples, train_images, held_out, e.dataset.flip)
                 few = to_float(torch.from_numpy(np.array(train_images[:FORWARD_IMAGES]))).to(self.torch_device)
                 write_forward(folder / "forward.npz", process, e.method, e.sampling, few)
                 *scored, manifest = EVALUATE_FILES

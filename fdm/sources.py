@@ -9,7 +9,22 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent
 PLUMBING = frozenset(
-    {"config", "data", "device", "discover", "errors", "experiment", "launch", "plain", "progress", "runs", "store"}
+    {
+        "config",
+        "data",
+        "device",
+        "discover",
+        "errors",
+        "experiment",
+        "launch",
+        "plain",
+        "progress",
+        "records",
+        "runs",
+        "sources",
+        "store",
+        "tensors",
+    }
 )
 """Modules that carry results but do not shape them: what they read and check is in the identity by value."""
 

@@ -25,6 +25,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock, Timeout
 
 from fdm.errors import UserError
@@ -225,6 +226,26 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
         if isinstance(error, OSError) or "os error" in str(error):
             raise UserError(f"{path}: cannot write: {getattr(error, 'strerror', None) or error}") from None
         raise
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], compressed: bool = False) -> None:
+    """Write ``arrays`` atomically as one ``.npz``; UserError as ``write_atomic``."""
+
+    def write(part: Path) -> None:
+        with part.open("wb") as file:  # given a name, NumPy would append .npz to the temporary one
+            (np.savez_compressed if compressed else np.savez)(file, allow_pickle=False, **arrays)
+
+    write_atomic(path, write)
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write one array atomically as ``.npy``; UserError as ``write_atomic``."""
+
+    def write(part: Path) -> None:
+        with part.open("wb") as file:
+            np.save(file, array, allow_pickle=False)
+
+    write_atomic(path, write)
 
 
 def write_json(path: Path, content: Any) -> None:

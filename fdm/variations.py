@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,7 +21,7 @@ from fdm.runs import Run
 from fdm.sampling.conditional import Reverse, interpolate, vary
 from fdm.sampling.solvers import build_solver
 from fdm.sources import source_version
-from fdm.store import export, exported, finished, locked, run_folder, sweep, write_atomic
+from fdm.store import export, exported, finished, locked, run_folder, sweep, write_array
 
 
 @dataclass(frozen=True)
@@ -86,12 +84,7 @@ class Exploration(ABC):
                 ) as bar:
                     images, labels = self.draw(replace(reverse, tick=lambda: bar.advance(1)))
                 array = to_uint8(images).cpu().numpy()
-
-                def save(path: Path) -> None:
-                    with path.open("wb") as file:
-                        np.save(file, array)
-
-                write_atomic(folder / f"{kind}.npy", save)
+                write_array(folder / f"{kind}.npy", array)
                 labelled_rows(folder / f"{kind}.png", list(zip(labels, array, strict=True)))
                 outcome = {"train": run.train_identity, "shape": list(array.shape), "asked": self.asked}
                 record = complete(folder, kind, own, outcome, run.torch_device, names)

@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from fdm.data.store import manifest_digest
-from fdm.training.checkpoint import save_tensors
+from fdm.tensors import save_tensors
 
 NESTED = 3000
 HOSTILE_TEXT = (

@@ -30,7 +30,7 @@ from fdm.processes.gaussian import Config as GaussianConfig
 from fdm.sampling.sampler import draw, network_denoiser
 from fdm.sampling.shards import missing_batches
 from fdm.sampling.solvers import Solver, build_solver
-from fdm.training.checkpoint import load_tensors
+from fdm.tensors import load_tensors
 from fdm.training.loop import Trainer
 
 F64 = torch.float64

@@ -33,7 +33,7 @@ from fdm.runs import Run
 from fdm.sampling.classes import class_cycle, class_rows, classes_of
 from fdm.sampling.sampler import class_denoiser, draw, network_denoiser
 from fdm.sampling.solvers import build_solver
-from fdm.training.checkpoint import load_tensors
+from fdm.tensors import load_tensors
 from fdm.training.labels import training_labels
 from fdm.training.loop import Trainer
 

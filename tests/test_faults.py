@@ -28,7 +28,7 @@ import torch
 from fdm import cli, store
 from fdm.errors import UserError
 from fdm.sampling import shards
-from fdm.training.checkpoint import load_tensors, save_tensors
+from fdm.tensors import load_tensors, save_tensors
 from fdm.training.loop import Trainer
 
 ROOT = Path(__file__).parent.parent

@@ -13,10 +13,11 @@ from matplotlib.figure import Figure
 
 from fdm.config import SamplingConfig
 from fdm.errors import UserError
-from fdm.evaluation.forward import QUANTISATION, image_information, state_information, write_forward
+from fdm.evaluation.forward import QUANTISATION, _energy, _own, image_information, state_information, write_forward
 from fdm.evaluation.neighbours import nearest, write_neighbours
 from fdm.evaluation.oracle import image_covariance, relative_error, sample_covariance
 from fdm.processes import build_process
+from fdm.processes.cascaded import Config as Cascaded
 from fdm.processes.gaussian import Config as Gaussian
 from fdm.processes.scale_space import Config as ScaleSpace
 from fdm.processes.staged import Config as Staged
@@ -84,6 +85,16 @@ def test_an_exact_jump_keeps_all_information_and_energy(forward: dict[str, dict[
         assert coarse == pytest.approx(fine / 4, rel=0.2)
 
 
+def test_the_condition_of_a_super_resolution_stage_is_no_part_of_its_image() -> None:
+    process = build_process(Cascaded(process="cascaded"), 1, 8)
+    fine, coarse = process.stages
+    assert _own(fine) == (1, 8, 8) and fine.shape == (2, 8, 8) and _own(coarse) == coarse.shape
+    t = 0.3 * fine.end
+    level = process.level(torch.tensor([t], dtype=torch.float64), 0)
+    wanted = float(level.alpha**2 * IMAGES.square().sum((1, 2, 3)).mean() / level.sigma**2)
+    assert _energy(process, IMAGES, t, fine) == pytest.approx(wanted, rel=0.2)  # the noise is a sample
+
+
 def test_image_information_counts_quantised_bits() -> None:
     variance = torch.full((1, 1), 0.25, dtype=torch.float64)
     covariance = (variance * torch.eye(4, dtype=torch.float64))[None]
@@ -137,7 +148,7 @@ def test_neighbours_are_exact(tmp_path: Path) -> None:
     images[3] = pool[4321]
     found = nearest(images, pool)
     squared = ((images[:, None].astype(float) - pool[None]) ** 2).mean((2, 3, 4))
-    assert np.array_equal(found.index, squared.argmin(1)) and found.index[3] == 4321
+    assert np.array_equal(found.image, pool[squared.argmin(1)]) and np.array_equal(found.image[3], pool[4321])
     assert found.distance == pytest.approx(np.sqrt(squared.min(1)) / 255, abs=1e-12) and found.distance[3] == 0
     write_neighbours(tmp_path / "neighbours.npz", images, pool, images[5:])
     with np.load(tmp_path / "neighbours.npz") as file:
@@ -147,6 +158,20 @@ def test_neighbours_are_exact(tmp_path: Path) -> None:
         (tmp_path / "e/seed0").mkdir(parents=True)
         (tmp_path / "e/seed0/neighbours.npz").write_bytes((tmp_path / "neighbours.npz").read_bytes()[:300])
         _read(tmp_path / "e/seed0/neighbours.npz", ("distance",))
+
+
+def test_a_mirrored_copy_is_found_where_training_mirrors(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    pool, images = (rng.integers(0, 256, (n, 1, 4, 4), dtype=np.uint8) for n in (50, 9))
+    images[3], images[4] = pool[43, ..., ::-1], pool[44]
+    found = nearest(images, pool, flip=True)
+    both = nearest(images, np.concatenate([pool, pool[..., ::-1]]))
+    assert np.array_equal(found.image, both.image) and np.array_equal(found.distance, both.distance)
+    assert not found.distance[3:5].any() and np.array_equal(found.image[3:5], images[3:5])
+    assert nearest(images, pool).distance[3] > 0.1
+    write_neighbours(tmp_path / "neighbours.npz", images, pool, images, flip=True)
+    with np.load(tmp_path / "neighbours.npz") as file:
+        assert set(file["closest"][:2]) == {3, 4} and np.array_equal(file["held_out"], file["distance"])
 
 
 def test_a_model_that_repeats_its_data_shows_in_the_table() -> None:

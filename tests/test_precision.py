@@ -17,8 +17,9 @@ from fdm.networks.normalisation import GroupNorm, group_norm
 from fdm.precision import WIDE, choose_precision
 from fdm.processes import build_process
 from fdm.sampling.sampler import network_denoiser
+from fdm.tensors import load_tensors
 from fdm.training import loop
-from fdm.training.checkpoint import load_tensors, restore_optimizer
+from fdm.training.checkpoint import restore_optimizer
 
 
 def test_auto_takes_bf16_where_it_is_native_and_the_network_is_wide() -> None:

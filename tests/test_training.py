@@ -16,6 +16,7 @@ import torch
 from lightning_fabric import Fabric
 from safetensors.torch import load_file
 
+from fdm.config import TrainingConfig
 from fdm.data import open_store
 from fdm.errors import UserError
 from fdm.experiment import load_experiment
@@ -23,9 +24,9 @@ from fdm.processes import build_process
 from fdm.sampling.sampler import draw, network_denoiser
 from fdm.sampling.solvers import build_solver
 from fdm.store import checkpoint_seconds
-from fdm.training.checkpoint import load_tensors, save_tensors
+from fdm.tensors import load_tensors, save_tensors
 from fdm.training.loop import Trainer, train
-from fdm.training.steps import limit_gradients
+from fdm.training.steps import learning_rate, limit_gradients
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -202,9 +203,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_state(smoke: Path
     assert not (folder / "model.safetensors").exists()
 
 
-def test_learning_rate_schedule(smoke: Path) -> None:
-    one = trainer("smoke:ddpm", "training.warmup=10", "training.lr_decay=cosine", "training.images=6400")
-    rates = [one.learning_rate(step) for step in range(100)]
+def test_learning_rate_schedule() -> None:
+    config = TrainingConfig(images=6400, batch=64, lr=1e-3, warmup=10, lr_decay="cosine")
+    rates = [learning_rate(config, step) for step in range(100)]
     assert rates[0] == pytest.approx(1e-4, rel=0.01) and max(rates) < 1e-3 and rates[-1] < 1e-5
 
 

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from fdm.errors import UserError
 from fdm.evaluation.weights import efficientnet, inception_network, inception_weights
 from fdm.shards import shard_range
-from fdm.training.checkpoint import load_tensors, save_tensors
+from fdm.tensors import load_tensors, save_tensors
 
 Name = Literal["efficientnet-lite0", "inception-v3", "inception-v3-clean"]
 Embed = Callable[[Tensor], Tensor]
@@ -45,22 +45,14 @@ def load(name: Name, downloads: Path, device: str) -> Embed:
     )
 
 
-def extract(
-    embed: Embed, images: UInt8[np.ndarray, "n c h w"], advance: Callable[[int], object] | None = None
-) -> Float32[np.ndarray, "n d"]:
+def extract(embed: Embed, images: UInt8[np.ndarray, "n c h w"]) -> Float32[np.ndarray, "n d"]:
     """Features of ``images`` in their order; one channel is repeated to three.
 
     Args:
         embed: what ``load`` returned.
         images: (N, C, H, W) with C 1 or 3; may be a memory map, it is read in batches of ``BATCH``.
-        advance: called after every batch with the number of its images.
     """
-    rows = []
-    for batch in _batches(range(len(images))):
-        rows.append(_embedded(embed, images[batch.start : batch.stop]))
-        if advance:
-            advance(len(batch))
-    return np.concatenate(rows)
+    return np.concatenate([_embedded(embed, images[b.start : b.stop]) for b in _batches(range(len(images)))])
 
 
 @dataclass(frozen=True)

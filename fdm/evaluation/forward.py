@@ -23,7 +23,7 @@ from fdm.evaluation.oracle import Covariance, ExactDenoiser, calibration_images,
 from fdm.operators import box
 from fdm.processes import Process, Stage, build_process
 from fdm.sampling.solvers import build_solver
-from fdm.store import write_atomic
+from fdm.store import write_arrays
 
 POINTS = 32
 """Times over [0, 1], shared out among the stages by length; every stage gets both its ends."""
@@ -53,7 +53,7 @@ def write_forward(
     arrays: dict[str, np.ndarray] = {
         "t": np.array([t for t, _ in moments]),
         "stage": np.array([stage.index for _, stage in moments]),
-        "dimension": np.array([float(np.prod(stage.shape)) for _, stage in moments]),
+        "dimension": np.array([float(np.prod(_own(stage))) for _, stage in moments]),
         "energy": np.array([_energy(process, images, t, stage) for t, stage in moments]),
         **_information(method, images.shape[1], min(SIDE, images.shape[-1]), moments),
         **_oracle(method, sampling, images.shape[1], min(ORACLE_SIDE, images.shape[-1])),
@@ -69,12 +69,7 @@ def write_forward(
         x = images[:SHOWN]
         z = process.example(x, _full(t, x), stage.index, _noise(stage, x)).z
         arrays[f"z_{j}"] = z.cpu().numpy().astype(np.float16)
-
-    def write(part: Path) -> None:
-        with open(part, "wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
-
-    write_atomic(path, write)
+    write_arrays(path, arrays, compressed=True)
 
 
 def state_information(maps: tuple[Tensor, Tensor], covariance: Covariance) -> float:
@@ -163,10 +158,16 @@ def _times(process: Process, stage: Stage) -> np.ndarray:
 
 def _energy(process: Process, images: Tensor, t: float, stage: Stage) -> float:
     """Mean energy of the signal in an image's state over the mean variance of its noise, per element."""
-    times, eps = _full(t, images), _noise(stage, images)
-    state = process.example(images, times, stage.index, eps).z
-    signal = process.example(images, times, stage.index, torch.zeros_like(eps)).z
+    times, eps, (depth, _, _) = _full(t, images), _noise(stage, images), _own(stage)
+    state = process.example(images, times, stage.index, eps).z[:, :depth]
+    signal = process.example(images, times, stage.index, torch.zeros_like(eps)).z[:, :depth]
     return float(signal.square().sum((1, 2, 3)).mean() / (state - signal).square().mean())
+
+
+def _own(stage: Stage) -> tuple[int, int, int]:
+    """Shape of the image in a state, without the condition that a super-resolution stage has beside it."""
+    depth, height, width = stage.shape
+    return min(depth, stage.outputs), height, width
 
 
 def _noise(stage: Stage, x: Tensor) -> Tensor:

@@ -169,12 +169,6 @@ def frechet_standard_error(fake: Features, real: Features) -> float:
     return float(moves.std(ddof=1) / np.sqrt(len(moves)))
 
 
-def frechet_agreement(a: Features, b: Features) -> float:
-    """Relative difference of torch-fidelity's and clean-fid's distances on one pair of feature sets; 0 is equal."""
-    fidelity, clean = frechet_distance(a, b), frechet_distance_clean(a, b)
-    return abs(fidelity - clean) / max(abs(fidelity), abs(clean), np.finfo(np.float64).tiny)
-
-
 def kernel_distance(fake: Features, real: Features, config: EvaluationConfig) -> dict[str, float]:
     """KID: unbiased squared MMD, kernel (x·y / D + 1)³; mean and deviation over random subsets (fixed seed)."""
     values = kid_features_to_metric(

@@ -21,7 +21,7 @@ from fdm.processes import Event, Move, Process
 from fdm.rng import sample_noise
 from fdm.sampling.classes import class_cycle, classes_of
 from fdm.sampling.solvers import Denoiser, Solver, State
-from fdm.store import write_atomic
+from fdm.store import write_arrays
 
 TRAJECTORY_FRAMES = 12
 
@@ -164,9 +164,5 @@ class Trajectory:
 
     def save(self, path: Path) -> None:
         """Write ``t``, ``stage``, ``z_<j>`` and ``x_<j>``."""
-
-        def write(part: Path) -> None:
-            with part.open("wb") as file:
-                np.savez_compressed(file, t=np.array(self.times), stage=np.array(self.stages), **self.frames)
-
-        write_atomic(path, write)
+        arrays = {"t": np.array(self.times), "stage": np.array(self.stages), **self.frames}
+        write_arrays(path, arrays, compressed=True)

@@ -27,7 +27,7 @@ from fdm.progress import Progress
 from fdm.sampling.classes import class_rows
 from fdm.sampling.sampler import Trajectory, draw
 from fdm.sampling.solvers import Denoiser, build_solver
-from fdm.store import write_atomic
+from fdm.store import write_array, write_arrays
 
 TRAJECTORY_SAMPLES = 8
 
@@ -112,12 +112,7 @@ def save_part(folder: Path, samples: range, images: Float[Tensor, "b c h w"], se
         )
     device = images.device
     drawn = Drawn(to_uint8(images).cpu().numpy(), seconds, peak_memory(device), device_name(device))
-
-    def write(path: Path) -> None:
-        with path.open("wb") as file:
-            np.savez(file, **asdict(drawn))
-
-    write_atomic(folder / f"part-{samples.start:07d}-{samples.stop:07d}.npz", write)
+    write_arrays(folder / f"part-{samples.start:07d}-{samples.stop:07d}.npz", asdict(drawn))
 
 
 def shard_finished(config: SamplingConfig, wanted: range, folder: Path) -> bool:
@@ -186,12 +181,7 @@ def merge_parts(
     """
     drawn = [part.load() for part in parts]
     images = np.concatenate([part.images for part in drawn])
-
-    def save(path: Path) -> None:
-        with path.open("wb") as file:  # np.save would append .npy to a temporary name
-            np.save(file, images)
-
-    write_atomic(folder / "samples.npy", save)
+    write_array(folder / "samples.npy", images)
     save_grid(folder / "grid.png", images, rows=list(class_rows(cycle, len(images)).values()) if cycle else None)
     return {
         "count": len(images),

@@ -25,17 +25,10 @@ from fdm.networks.perceptual import NAME as PERCEPTUAL_NETWORK
 from fdm.networks.perceptual import PerceptualLoss
 from fdm.processes import Pretraining
 from fdm.rng import Purpose, derived_seed, step_generator, training_order
-from fdm.training.checkpoint import (
-    below,
-    fill,
-    load_tensors,
-    optimizer_tensors,
-    restore_optimizer,
-    resume_point,
-    save_tensors,
-)
+from fdm.tensors import below, fill, load_tensors, save_tensors
+from fdm.training.checkpoint import optimizer_tensors, restore_optimizer, resume_point
 from fdm.training.log import Log
-from fdm.training.steps import limit_gradients, run_steps
+from fdm.training.steps import learning_rate, limit_gradients, run_steps
 
 STATISTICS_IMAGES = 16_384
 """Latents are standardised by at most so many training images."""
@@ -100,13 +93,6 @@ class AutoencoderTrainer:
     def _optimizer(self, module: nn.Module) -> torch.optim.AdamW:
         return torch.optim.AdamW(module.parameters(), self.config.lr, self.config.betas, weight_decay=0.0, fused=True)
 
-    def learning_rate(self, step: int) -> float:
-        """Linear warm-up, then constant or cosine to zero."""
-        rate = self.config.lr * min(1.0, (step + 1) / max(1, self.config.warmup))
-        if self.config.lr_decay == "cosine":
-            rate *= 0.5 * (1 + math.cos(math.pi * step / self.config.steps))
-        return rate
-
     def step(self, step: int, images: Tensor) -> Tensor:
         """One optimiser step on all of ``images`` (N, C, H, W) uint8; returns the terms of ``TERMS`` as one vector."""
         config = self.config
@@ -147,7 +133,7 @@ class AutoencoderTrainer:
 
     def _descend(self, loss: Tensor, module: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> Tensor:
         for group in optimizer.param_groups:
-            group["lr"] = self.learning_rate(step)
+            group["lr"] = learning_rate(self.config, step)
         optimizer.zero_grad()
         loss.backward()
         norm = limit_gradients(list(module.parameters()), self.config.grad_clip)
@@ -265,4 +251,6 @@ def _row(trainer: AutoencoderTrainer, step: int, terms: list[float], seconds: fl
     value = dict(zip(trainer.TERMS, terms, strict=True))
     norm = value.pop("grad_norm")
     images = (step + 1) * trainer.config.batch
-    return Row(step=step, images=images, **value, lr=trainer.learning_rate(step), grad_norm=norm, seconds=seconds)
+    return Row(
+        step=step, images=images, **value, lr=learning_rate(trainer.config, step), grad_norm=norm, seconds=seconds
+    )

@@ -30,22 +30,14 @@ from fdm.networks.unet import NO_CLASS
 from fdm.precision import autocast, choose_precision, native_bf16
 from fdm.processes import Example, Process, build_process
 from fdm.rng import Purpose, derived_seed, step_generator, training_order
-from fdm.training.checkpoint import (
-    below,
-    fill,
-    load_tensors,
-    optimizer_tensors,
-    restore_optimizer,
-    resume_point,
-    resumed_precision,
-    save_tensors,
-)
+from fdm.tensors import below, fill, load_tensors, save_tensors
+from fdm.training.checkpoint import optimizer_tensors, restore_optimizer, resume_point, resumed_precision
 from fdm.training.images import in_memory, near, to_device
 from fdm.training.labels import training_labels
 from fdm.training.latents import KnownLatents, worth_knowing
 from fdm.training.log import Log, Row
 from fdm.training.ranks import Ranks
-from fdm.training.steps import limit_gradients, run_steps
+from fdm.training.steps import learning_rate, limit_gradients, run_steps
 from fdm.transforms import Codec
 
 CALIBRATION_IMAGES = 4096
@@ -97,13 +89,6 @@ class Trainer:
         self._averages: list[Tensor] = list(self.average.parameters())
         self.micro_batches = self.config.micro_batches(fabric.world_size)
         self.shares = torch.tensor([stage.frequency for stage in process.stages], dtype=torch.float64)
-
-    def learning_rate(self, step: int) -> float:
-        """Linear warm-up, then constant or cosine to zero."""
-        rate = self.config.lr * min(1.0, (step + 1) / max(1, self.config.warmup))
-        if self.config.lr_decay == "cosine":
-            rate *= 0.5 * (1 + math.cos(math.pi * step / self.config.steps))
-        return rate
 
     def step(self, step: int, images: Tensor, labels: Tensor | None = None) -> tuple[int, Tensor, Tensor]:
         """One optimiser step on a batch of ``images`` (N, C, H, W) uint8; returns stage, loss and gradient norm (0-d).
@@ -187,7 +172,7 @@ class Trainer:
     def update(self, step: int) -> Tensor:
         """Limit the gradients, move weights and their average; returns the gradients' norm (0-d)."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(step)
+            group["lr"] = learning_rate(self.config, step)
         norm = limit_gradients(self._weights, self.config.grad_clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -284,7 +269,7 @@ def train(
         losses = ranks.mean(torch.stack([loss for _, _, loss, _ in pending])).tolist()
         norms = torch.stack([norm for _, _, _, norm in pending]).tolist()
         rows = [
-            Row(step, (step + 1) * config.batch, stage, loss, trainer.learning_rate(step), norm, elapsed())
+            Row(step, (step + 1) * config.batch, stage, loss, learning_rate(config, step), norm, elapsed())
             for (step, stage, _, _), loss, norm in zip(pending, losses, norms, strict=True)
         ]
         with ranks.together():

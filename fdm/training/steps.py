@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from fdm.config import AutoencoderConfig, TrainingConfig
 from fdm.errors import Interrupted
 from fdm.progress import Progress
 
@@ -69,6 +71,14 @@ def run_steps(
             if due and not last:
                 save(done)
                 saved = time.monotonic()
+
+
+def learning_rate(config: TrainingConfig | AutoencoderConfig, step: int) -> float:
+    """Linear warm-up, then constant or cosine to zero."""
+    rate = config.lr * min(1.0, (step + 1) / max(1, config.warmup))
+    if config.lr_decay == "cosine":
+        rate *= 0.5 * (1 + math.cos(math.pi * step / config.steps))
+    return rate
 
 
 def limit_gradients(parameters: Sequence[Tensor], most: float) -> Tensor:
