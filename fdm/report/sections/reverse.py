@@ -5,7 +5,6 @@ from __future__ import annotations
 from fdm.report.names import slug
 from fdm.report.reverse import reverse_process
 from fdm.report.section import Canvas, Section
-from fdm.report.settings import describe
 
 ORDER = 30
 
@@ -19,7 +18,7 @@ def build(canvas: Canvas) -> Section | None:
         canvas.draw(
             f"reverse-{slug(method.name)}",
             method.title,
-            f"Seed {method.runs[0].seed}. {describe(method, canvas.results)}.",
+            f"Seed {method.runs[0].seed}.",
             f"Frames of the reverse process of {method.title}: noisy state and denoised signal from noise to data",
             reverse_process(method.runs[0].trajectory()),
             method.name,
