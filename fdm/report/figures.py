@@ -20,7 +20,7 @@ from fdm.report.results import Method, Results
 from fdm.report.style import Look, belongs, stage_colour
 
 WINDOWS = 40
-COLUMNS, ROW, WRAP = 4, 1.45, 30  # panels of curves: in a row, inches of height, letters in a line of a title
+COLUMNS, ROW, WRAP = 4, 1.45, 26  # panels of curves: in a row, inches of height, letters in a line of a title
 
 
 def training_curves(results: Results, looks: Mapping[str, Look]) -> Figure:

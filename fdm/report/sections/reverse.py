@@ -26,7 +26,7 @@ def build(canvas: Canvas) -> Section | None:
         for method in results.methods
     ]
     caption = (
-        "From noise (left) to data (right), two samples per method: above the noisy state z, below the signal "
+        "From noise (left) to data (right), one sample per method: above the noisy state z, below the signal "
         "x that the network makes of it. Every frame has the pixels of its own resolution, so coarse stages "
         "show large squares (frames above 64×64 are averaged down); coloured bars mark the stages, a gap a "
         "jump between them. z is scaled to the range of its own values (to the 99 % quantile), x to [−1, 1]."
