@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import itertools
 import json
 import re
 import shutil
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from matplotlib.figure import Figure
 from PIL import Image
 from scipy import stats
 
@@ -26,7 +28,10 @@ from fdm.errors import UserError
 from fdm.experiment import experiment_from_dict
 from fdm.picture import save_grid
 from fdm.report import build, check
+from fdm.report.labels import Mark, label_marks
+from fdm.report.numbers import Estimate
 from fdm.report.samples import grid, shown
+from fdm.report.style import PALETTE, looks
 from fdm.sampling.classes import class_rows
 
 SIDE = 32
@@ -525,6 +530,47 @@ def test_methods_are_drawn_a_row_each(place: Path) -> None:
     drawn = re.sub(r"<[^>]+>", " ", (place / "reports/demo/figures/quality.svg").read_text())
     places = [drawn.index(title) for title in ("f-DM-DS, 2 stages", "f-DM-DS, 3 stages", "DDPM")]
     assert sorted(places)[-1] == places[-1], "the worst is the last row"
+
+
+def test_many_methods_share_colours_by_family() -> None:
+    def method(name: str, **config: Any) -> Any:
+        return SimpleNamespace(name=name, config={"method": config})
+
+    resized = [method(f"resized-{i}", process="staged", transforms=[{"kind": "resize"}] * i) for i in (1, 2)]
+    others = [method(f"other-{i}", process=f"process-{i}") for i in range(len(PALETTE) - 1)]
+    few = looks(SimpleNamespace(methods=[*resized, *others[1:]]))  # type: ignore[arg-type]
+    assert len({look.light for look in few.values()}) == len(few) == len(PALETTE)
+    many = looks(SimpleNamespace(methods=[*resized, *others]))  # type: ignore[arg-type]
+    one, two = (many[each.name] for each in resized)
+    assert one.light == two.light and one.marker != two.marker and one.dash != two.dash
+    assert len({look.light for look in many.values()}) == len(PALETTE)
+
+
+def test_names_of_marks_cover_neither_marks_nor_each_other() -> None:
+    def marks(*places: tuple[float, float]) -> list[Mark]:
+        return [Mark(f"m{x}-{y}", f"method at {x}, {y}", Estimate(x, None, 1), Estimate(y, None, 1)) for x, y in places]
+
+    axes = Figure(figsize=(5, 4)).subplots()
+    axes.set_xlim(0, 10)
+    axes.set_ylim(0, 10)
+    label_marks(axes, marks((2, 5), (2.1, 5.1), (8, 5)), marks((5, 9), (2.05, 5.05)), [(2, 5), (8, 5)])
+    boxes = {text.get_text(): text.get_window_extent() for text in axes.texts}
+    assert "method at 5, 9" in boxes and "method at 2.05, 5.05" not in boxes, "others only where there is room"
+    assert len(boxes) == 4 and not any(one.overlaps(other) for one, other in itertools.combinations(boxes.values(), 2))
+    line = axes.transData.transform([(2, 5), (8, 5)])
+    assert not any(
+        box.y0 < line[0][1] < box.y1 and box.x0 < line[1][0] and box.x1 > line[0][0] for box in boxes.values()
+    )
+
+
+def test_single_runs_name_devices_by_letters_in_print(place: Path) -> None:
+    results = make_results(place)
+    edit(results / "fdm-ds-3/seed0/cost.json", lambda content: content.update(device="H200"))
+    target = build("demo", results, place / "reports/demo").parent
+    lines = (target / "tables/runs.md").read_text().splitlines()
+    assert [line.split("|")[-2].strip() for line in lines[2:5]] == ["A", "A", "B"]
+    assert "A: cpu (2 cores); B: H200." in lines[-1]
+    assert rows_of(target / "tables/runs.csv")["fdm-ds-3"]["sampling_device"] == "H200"
 
 
 def test_the_same_run_under_two_names_is_said(place: Path) -> None:
