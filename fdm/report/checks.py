@@ -7,8 +7,8 @@ from typing import Any
 
 from fdm.report.results import Method, Results, Run
 
-MOST_NAMES = 6
-"""Methods that are named one by one; the largest group, if larger, is all others."""
+MOST_NAMES, MOST_GROUPS = 6, 4
+"""Methods that are named one by one, of more the number of runs is said (the largest group is all others); groups that are named."""
 
 
 def revision(run: Run, kind: str) -> str:
@@ -80,8 +80,9 @@ def _code(results: Results) -> list[str]:
     found = _differ(results, "Code revisions differ between runs", lambda run: revision(run, "train")[:12])
     inside = [run for run in results.runs if len({revision(run, kind) for kind in run.manifest.records}) > 1]
     if inside:
-        names = ", ".join(f"{run.folder.parent.name} seed {run.seed}" for run in inside)
-        found.append(f"Training, sampling and evaluation used different code revisions: {names}.")
+        names = [f"{run.folder.parent.name} seed {run.seed}" for run in inside]
+        said = ", ".join(names) if len(names) <= MOST_NAMES else f"{len(names)} of {len(results.runs)} runs"
+        found.append(f"Training, sampling and evaluation used different code revisions: {said}.")
     return found
 
 
@@ -103,9 +104,13 @@ def _differ(results: Results, what: str, value: Callable[[Run], str]) -> list[st
             groups.setdefault(name, []).append(_label(method, name, value))
     if len(groups) < 2:
         return []
+    if len(groups) > MOST_GROUPS:
+        return [f"{what}: there are {len(groups)}, which manifests name."]
     most = max(groups, key=lambda name: len(groups[name]))
-    if len(groups[most]) > MOST_NAMES:
-        groups[most] = ["all others"]
+    for name, who in groups.items():
+        if len(who) > MOST_NAMES:
+            count = sum(value(run) == name for run in results.runs)
+            groups[name] = ["all others" if name == most else f"{count} runs"]
     said = "; ".join(f"{name} ({', '.join(who)})" for name, who in groups.items())
     return [f"{what}: {said}."]
 

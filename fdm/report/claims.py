@@ -19,7 +19,7 @@ from fdm.report.results import Method, Results
 from fdm.report.table import Cell, Header, Row, Table
 
 Measure = Literal["quality", "flops_per_sample", "seconds_per_sample", "training_flops", "training_seconds"]
-Word = Literal["reproduced", "not reproduced", "not testable at this scale"]
+Word = Literal["reproduced", "not reproduced", "undecided", "not testable at this scale"]
 
 LEAST_SEEDS = 2
 LEAST_SAMPLES = 500
@@ -33,6 +33,8 @@ VALUES: Mapping[Measure, tuple[str, Value]] = {
 }
 COUNTED: Measure = "flops_per_sample"
 """No seed changes it."""
+TIMED: tuple[Measure, ...] = ("seconds_per_sample", "training_seconds")
+"""Shown, never judged: no record says what else the machine did meanwhile."""
 MEASURED = ("verdict", "reason", "measured")
 """Columns of the table that rest on the evidence."""
 
@@ -98,7 +100,9 @@ class Evidence:
 
     @property
     def sufficient(self) -> bool:
-        """Enough seeds for an interval; for a distance also enough samples, and seeds that are not copies of one another."""
+        """Enough seeds for an interval; for a distance also enough samples, and seeds that are not copies of one another. Never for a time."""
+        if self.measure in TIMED:
+            return False
         if self.measure == COUNTED:
             return True
         if self.ratio.half is None or self.ratio.count < LEAST_SEEDS:
@@ -130,7 +134,8 @@ class Verdict:
     def __post_init__(self) -> None:
         if self.word == "reproduced" and not (self.evidence and all(item.supports for item in self.evidence)):
             raise ValueError("reproduced needs seeds, samples and intervals that lie below every bound")
-        if self.word == "not reproduced" and not (self.evidence and all(item.sufficient for item in self.evidence)):
+        judged = [item for item in self.evidence if item.measure not in TIMED]
+        if self.word == "not reproduced" and not (judged and all(item.sufficient for item in judged)):
             raise ValueError("not reproduced needs seeds and samples too; without them nothing was tested")
 
 
@@ -177,7 +182,8 @@ def judge(claim: Claim, results: Results) -> Verdict:
         return Verdict("not testable at this scale", reason, evidence)
     if any(len({run.manifest.identities["evaluate"] for run in side.runs}) < len(side.runs) for side in pair):
         return Verdict("not testable at this scale", "Two seeds are one and the same run.", evidence)
-    if lacking := next((item for item in evidence if not item.sufficient), None):
+    judged = [item for item in evidence if item.measure not in TIMED]
+    if lacking := next((item for item in judged if not item.sufficient), None):
         return Verdict("not testable at this scale", _lack(lacking), evidence)
     if all(item.supports for item in evidence):
         return Verdict("reproduced", "Ratio and interval lie below the bound.", evidence)
@@ -185,11 +191,14 @@ def judge(claim: Claim, results: Results) -> Verdict:
     def measures(items: Iterable[Evidence]) -> str:
         return ", ".join(item.title for item in items)
 
-    if beyond := [item for item in evidence if item.ratio.low >= item.below]:
+    if beyond := [item for item in judged if item.ratio.low >= item.below]:
         return Verdict("not reproduced", f"{measures(beyond)}: ratio and interval lie above the bound.", evidence)
-    undecided = measures(item for item in evidence if not item.supports)
-    reason = f"{undecided}: the interval holds the bound, so these seeds do not decide."
-    return Verdict("not testable at this scale", reason, evidence)
+    if undecided := [item for item in judged if not item.supports]:
+        reason = f"{measures(undecided)}: the interval holds the bound, so these seeds do not decide."
+        return Verdict("undecided", reason, evidence)
+    supported = f"{measures(judged)}: ratio and interval lie below the bound. " if judged else ""
+    reason = f"{supported}A time is shown but not judged, as no record says what else ran on the machine."
+    return Verdict("undecided", reason, evidence)
 
 
 def claims_table(claims: Claims, results: Results) -> Table:
@@ -199,15 +208,17 @@ def claims_table(claims: Claims, results: Results) -> Table:
         Header("reason", "Why", numeric=False),
         Header("measured", "Measured: ratio [95 % interval]", numeric=False),
         Header("compared", "Compared", numeric=False),
-        Header("paired_seeds", "Seeds", numeric=False),
-        Header("samples", "Samples", numeric=False),
-        Header("scale", "Scale", numeric=False),
+        Header("paired_seeds", "Seeds", numeric=False, only="csv"),
+        Header("samples", "Samples", numeric=False, only="csv"),
+        Header("scale", "Scale", numeric=False, only="csv"),
         Header("source", "Source", numeric=False),
-        Header("published", "Published", numeric=False),
+        Header("published", "Published", numeric=False, only="csv"),
     )
+    found = {name: judge(claim, results) for name, claim in claims.claims.items()}
     rows = []
-    for name, claim in claims.claims.items():
-        verdict, paper, pair = judge(claim, results), claims.papers[claim.paper], _pair(claim, results)
+    for name in sorted(found, key=lambda name: not found[name].evidence):
+        verdict, claim = found[name], claims.claims[name]
+        paper, pair = claims.papers[claim.paper], _pair(claim, results)
         seeds = min((item.ratio.count for item in verdict.evidence), default=0)
         samples = min((item.samples for item in verdict.evidence), default=0)
         texts = (
@@ -223,8 +234,14 @@ def claims_table(claims: Claims, results: Results) -> Table:
         )
         behind = tuple(method.name for method in pair or results.methods)
         origin = _origin(claim, *pair) if pair and verdict.evidence else None
+        # In print a cell says what stands in several columns of the CSV.
+        counts = f"{seeds} {'seed' if seeds == 1 else 'seeds'}, {samples:,} samples each; " if seeds else ""
+        printed = {
+            "compared": f"{texts[3]} ({counts}{texts[6]})" if pair else "",
+            "source": f"{paper.title}: {claim.source}" + (f". Published: {claim.published}" if claim.published else ""),
+        }
         cells = [
-            Cell(text or "–", text, origin=origin if header.key in MEASURED else None)
+            Cell(printed.get(header.key, text) or "–", text, origin=origin if header.key in MEASURED else None)
             for header, text in zip(headers, texts, strict=True)
         ]
         rows.append(Row(name, claim.claim, seeds, tuple(cells), behind))
@@ -232,9 +249,11 @@ def claims_table(claims: Claims, results: Results) -> Table:
         "claims",
         "Claims of the papers",
         "A claim is reproduced if the whole 95 % interval of the ratio, paired over seeds, lies below the bound, which is the paper's "
-        "where the claim has a number and else ours; FLOPs of a sample are counted and need no interval; not "
-        "reproduced if the whole interval lies above it; not testable where the interval holds the bound, or where this suite lacks "
-        "the images, the comparison, the seeds, the samples or times of one device. A verdict holds for the scale in its row, not for the paper's.",
+        "where the claim has a number and else ours; FLOPs of a sample are counted and need no interval. Not reproduced: the whole interval "
+        "lies above it. Undecided: the interval holds the bound, or the claim rests on a measured time, which is shown but not judged, as "
+        "no record says what else ran on the machine. Not testable: this suite lacks the images, the comparison, the seeds, the samples "
+        "or times of one device. A verdict holds for the scale in its row, not for the paper's. Claims that something here was measured "
+        "about come first.",
         headers,
         tuple(rows),
         "Claim",

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from fdm.report.extras import Forward
 from fdm.report.results import Method
-from fdm.report.style import INK, LINE, MUTED, Look, stage_colour
+from fdm.report.style import GREY, INK, LINE, MUTED, Look, belongs, family, stage_colour
 
 Pair = tuple[Method, Forward]
 NOTABLE = 2.0
@@ -37,8 +38,8 @@ def snr_figure(pairs: Sequence[Pair], looks: Mapping[str, Look]) -> Figure:
     """Above: per element and in total against t. Below: the same noisy image in every stage, a row per method."""
     frames = max(len(forward.frames) for _, forward in pairs)
     cell = 8.6 / (frames + 0.4)
-    top, gap = 2.7, 0.75
-    height = top + gap + len(pairs) * (cell + 0.32) + 0.1
+    top, gap, head = 2.7, 0.75, 0.42
+    height = top + gap + len(pairs) * (cell + head)
     figure = Figure(figsize=(8.6, height))
     per, total = figure.subplots(
         1,
@@ -56,16 +57,23 @@ def snr_figure(pairs: Sequence[Pair], looks: Mapping[str, Look]) -> Figure:
         for axes, values in ((per, forward.energy / forward.dimension), (total, forward.energy)):
             _by_stage(axes, forward, values, look, method.title)
     for axes, title in (
-        (per, "Signal power over noise variance, per element"),
-        (total, "Signal energy over noise variance, whole image"),
+        (per, "Signal over noise, per element"),
+        (total, "Signal over noise, whole image"),
     ):
         _log(axes)
         axes.set_title(title)
         axes.set_xlabel("t")
     per.legend(fontsize=7.5)
     for row, (method, forward) in enumerate(pairs):
-        y = height - top - gap - row * (cell + 0.32)
-        figure.text(0.01, y / height, method.title, fontsize=8.5, color=looks[method.name].light, fontweight="bold")
+        y = height - top - gap - row * (cell + head)
+        figure.text(
+            0.1 / 8.6,
+            (y + 0.12) / height,
+            method.title,
+            fontsize=8.5,
+            color=looks[method.name].light,
+            fontweight="bold",
+        )
         for j, frame in enumerate(forward.frames):
             axes = figure.add_axes(
                 ((0.1 + j * cell) / 8.6, (y - cell + 0.02) / height, (cell - 0.08) / 8.6, (cell - 0.14) / height)
@@ -84,6 +92,12 @@ def information_figure(pairs: Sequence[Pair], looks: Mapping[str, Look]) -> Figu
         return None
     plain = next((pair for pair in known if len(set(pair[1].stage)) == 1), known[0])
     figure = Figure(figsize=(8.6, 3.7))
+    several = len(known) > SHOWN
+    if several:
+        firsts: dict[str, Pair] = {}
+        for pair in known:
+            firsts.setdefault(family(pair[0]), pair)
+        known = list(firsts.values())
     left, right = figure.subplots(1, 2, sharey=True)
     figure.subplots_adjust(left=0.085, right=0.985, top=0.92, bottom=0.14, wspace=0.08)
     method, forward = plain
@@ -96,12 +110,11 @@ def information_figure(pairs: Sequence[Pair], looks: Mapping[str, Look]) -> Figu
         left.text(1.0, clean, f"clean {side}×{side}", fontsize=7, color=tone, va="bottom", ha="right")
     left.set_title(f"{method.title}: state, made smaller")
     left.legend(title="size", fontsize=7.5, title_fontsize=7.5, loc="lower left")
-    for other, its in known[:SHOWN]:
+    for other, its in known:
         _by_stage(right, its, its.information[:, 0], looks[other.name], other.title)
-    many = len(known) > SHOWN
-    right.set_title(f"State of the first {SHOWN} of {len(known)} processes" if many else "State of each process")
+    right.set_title("State of the first process of each kind" if several else "State of each process")
     right.legend(fontsize=7.5, loc="lower left")
-    lowest = min(float(np.nanmin(its.information[its.t < 0.98, 0])) for _, its in known[:SHOWN])
+    lowest = min(float(np.nanmin(its.information[its.t < 0.98, 0])) for _, its in known)
     for axes in (left, right):
         _log(axes)
         axes.set_xlabel("t")
@@ -119,45 +132,63 @@ def oracle_figure(pairs: Sequence[Pair], looks: Mapping[str, Look]) -> Figure | 
             known.append((method, forward))
     if not known:
         return None
-    rows = -(-len(known) // 3)
-    height = 3.9 + 0.22 * rows
+    floors = {method.name: float(forward.oracle_floor) for method, forward in known}
+    exact = [method.title for method, _ in known if math.isnan(floors[method.name])]
+    told = textwrap.wrap(f"Grey, without a floor: {'; '.join(exact)}.", 125) if exact else []
+    height = 3.9 + 0.16 * len(told)
     figure = Figure(figsize=(8.6, height))
     axes = figure.subplots()
-    figure.subplots_adjust(left=0.085, right=0.985, top=0.98, bottom=(0.55 + 0.22 * rows) / height)
+    figure.subplots_adjust(left=0.085, right=0.73, top=0.98, bottom=(0.6 + 0.16 * len(told)) / height)
+    steps = known[0][1].oracle_steps
+    end = 2 * float(steps[-1])
     for method, forward in known:
-        look = looks[method.name]
-        axes.plot(
+        look, floor = looks[method.name], floors[method.name]
+        colour = GREY[0] if math.isnan(floor) else look.light
+        drawn = axes.plot(
             forward.oracle_steps,
             forward.oracle_error,
-            color=look.light,
+            color=colour,
             marker=look.marker,
-            linestyle=look.dash,
-            markersize=5,
-            linewidth=1.3,
-            label=method.title,
+            markersize=3 if math.isnan(floor) else 5,
+            linewidth=0.8 if math.isnan(floor) else 1.4,
         )
-        floor = float(forward.oracle_floor)
         if not math.isnan(floor):
             last = float(forward.oracle_steps[-1])
-            axes.plot([last, 2 * last], [floor, floor], color=look.light, linestyle=(0, (1, 1)), linewidth=1.6)
+            drawn += axes.plot([last, end], [floor, floor], color=colour, linestyle=(0, (1, 1)), linewidth=1.6)
+        belongs(method.name, *drawn)
     axes.set_xscale("log")
     _log(axes, (1.0, 2.0, 5.0))
-    steps = known[0][1].oracle_steps
     axes.set_xticks(steps, [str(count) for count in steps])
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlim(right=end)
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("network evaluations N")
     axes.set_ylabel("relative error of the covariance, E(N)")
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncols=3, fontsize=7.5)
+    figure.draw_without_rendering()  # settles the limits
+    place = -1.0
+    for method, _ in sorted(known, key=lambda pair: floors[pair[0].name]):
+        if not math.isnan(floor := floors[method.name]):
+            _, own = axes.transAxes.inverted().transform(axes.transData.transform((end, floor)))
+            place = max(float(own), place + 12 / 72 / height / 0.8)  # a line of text above the name below
+            name = axes.text(1.01, place, method.title, transform=axes.transAxes, fontsize=7, va="center")
+            name.set_color(looks[method.name].light)
+            belongs(method.name, name)
+    figure.text(0.02, 0.05 / height, "\n".join(told), fontsize=7.5, color=MUTED, va="bottom")
     return figure
 
 
 def _log(axes: Axes, subs: tuple[float, ...] = (1.0,)) -> None:
-    """Decimal numbers on a logarithmic axis (matplotlib's own labels need its mathematical text, which is off)."""
+    """Decimal numbers, or powers of ten, on a logarithmic axis (matplotlib's own labels need its mathematical text, which is off)."""
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=subs))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _number(value)))
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
+def _number(value: float) -> str:
+    exponent = math.log10(value)
+    if 1e-4 <= value < 1e5 or not math.isclose(exponent, round(exponent), abs_tol=1e-9):
+        return f"{value:g}"
+    return "10" + str(round(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
 def _by_stage(axes: Axes, forward: Forward, values: np.ndarray, look: Look, label: str) -> None:

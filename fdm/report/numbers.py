@@ -87,4 +87,4 @@ def scale(values: Iterable[float], kind: Kind) -> Scale:
     else:
         divisor, unit = 1.0, ""
     decimals = 2 - math.floor(math.log10(smallest / divisor)) if sizes else 2
-    return Scale(divisor, unit, min(max(decimals, 0), 4 if kind == "score" else 3))
+    return Scale(divisor, unit, min(max(decimals, 0), 3))

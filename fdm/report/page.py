@@ -87,11 +87,14 @@ def _facts(results: Results) -> list[tuple[str, str]]:
     return [
         ("Runs", f"{len(runs)} ({len(results.methods)} methods, seed {', '.join(map(str, seeds))})"),
         ("Dataset", f"{dataset.get('name')} (source {dataset.get('source')}), digest {_values(_digests(results))}"),
-        ("Training budget", f"{_values(f'{run.cost.training.images:,}' for run in runs)} images seen, batch {batch}"),
+        (
+            "Training budget",
+            f"{_values((f'{run.cost.training.images:,}' for run in runs), ' or ')} images seen, batch {batch}",
+        ),
         (
             "Sampling",
-            f"{_values(f'{run.metrics.samples:,}' for run in runs)} samples, {solver}, "
-            f"{_values(f'{run.cost.evaluations_per_sample:g}' for run in runs)} evaluations each",
+            f"{_values((f'{run.metrics.samples:,}' for run in runs), ' or ')} samples, {solver}, "
+            f"{_values((f'{run.cost.evaluations_per_sample:g}' for run in runs), ' or ')} evaluations each",
         ),
         ("Feature networks", _values(network_title(network) for run in runs for network in run.metrics.features)),
         ("Device", _values(run.cost.device for run in runs)),
@@ -125,8 +128,8 @@ def _short(revision: str) -> str:
     return head[:12] + plus + rest
 
 
-def _values(values: Iterable[Any]) -> str:
-    return ", ".join(dict.fromkeys(str(value) for value in values if value is not None))
+def _values(values: Iterable[Any], between: str = ", ") -> str:
+    return between.join(dict.fromkeys(str(value) for value in values if value is not None))
 
 
 def _prose(text: str) -> Markup:

@@ -1,4 +1,4 @@
-"""Quality and cost of many methods, a row for each: marks of a scatter plot would cover each other."""
+"""Quality and cost of all methods, a row for each."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ MOST_FOR_NAMES = 0.42  # of the width
 
 
 def ranking(results: Results, looks: Mapping[str, Look]) -> Figure:
-    """Every distance and cost beside each other; methods from the least to the largest distance by the first network."""
-    columns = [column for column in (*_distances(results), *SAMPLE_COSTS) if results.compares(column.value)]
+    """Every distance and the FLOPs beside each other; methods from the least to the largest distance by the first network."""
+    columns = [*_distances(results), SAMPLE_COSTS[0]]
     cells = {m.name: [summary(m, column.value, column.error) for column in columns] for m in results.methods}
     firsts = {name: line[0].mean if line[0] else float("inf") for name, line in cells.items()}
     methods = sorted(results.methods, key=lambda method: firsts[method.name])

@@ -119,11 +119,6 @@ class Results:
         kept = [(m, tuple(run for run in m.runs if run.has(files))) for m in self.methods]
         return replace(self, methods=tuple(replace(method, runs=runs) for method, runs in kept if runs))
 
-    @property
-    def timed_alike(self) -> bool:
-        """Whether all runs sampled on devices of one name; else their seconds a sample do not compare."""
-        return self.compares(Source("cost.json", "seconds_per_sample"))
-
     def compares(self, source: Source) -> bool:
         """Whether means over runs compare: times of different devices do not."""
         return len({run.timed_on(source) for run in self.runs}) == 1

@@ -12,14 +12,14 @@ from fdm.report.results import Trajectory
 from fdm.report.style import INK, MUTED, stage_colour
 
 CELL, GAP, JUMP = 1.0, 0.06, 0.34
-SHOWN = 2
+SHOWN = 1
 # Pixels across a frame: larger ones are averaged, or a page of many methods would weigh tens of megabytes.
 FINEST = 64
 WIDTH, LARGEST = 9.4, 0.85  # of the drawing and of one cell, inches
 
 
 def reverse_process(trajectory: Trajectory) -> Figure:
-    """Columns are times from noise (left) to data (right); for each of two samples, z above and the denoised x below.
+    """Columns are times from noise (left) to data (right); for the first sample, z above and the denoised x below.
 
     A frame keeps the pixels of its own resolution, enlarged to one cell: a coarser stage shows as larger squares.
     """

@@ -1,40 +1,88 @@
-"""The resolved configuration of methods: what differs between them, and one line that describes each."""
+"""The resolved configuration of methods: what differs between them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from fdm.report.origin import Origin, Source
-from fdm.report.results import Method, Results, settings_of
+from fdm.report.results import Results, settings_of
 from fdm.report.table import Cell, Header, Row, Table
 
 ABSENT = "–"
+PROCESS = "method.process"
+USUAL = 0.8
+"""Share of the methods with a setting from which their common value is the usual one, so that only others are named."""
 
 
 def settings_table(results: Results) -> Table:
-    """Keys of the resolved experiments whose values are not the same everywhere."""
+    """Keys of the resolved experiments whose values are not the same everywhere: all in the CSV, in print what tells methods apart."""
     flat = {method.name: flatten(settings_of(method.config)) for method in results.methods}
-    keys = list(dict.fromkeys(key for values in flat.values() for key in values))
-    differing = [key for key in keys if len({values.get(key, ABSENT) for values in flat.values()}) > 1]
-    rows = [
-        Row(
-            method.name,
-            method.title,
-            len(method.runs),
-            tuple(_cell(flat[method.name].get(key), key) for key in differing),
-        )
-        for method in results.methods
-    ]
+    brief = {method.name: flatten(_brief(settings_of(method.config))) for method in results.methods}
+    differing = _differing(flat.values())
+    usual = {key: value for key in _differing(brief.values()) if (value := _usual(key, brief.values())) is not None}
+    rest = [key for key in _differing(brief.values()) if key not in usual and key != PROCESS]
+    own = [key for key in rest if sum(key in values for values in brief.values()) * 2 > len(brief)]
+    rows = []
+    for method in results.methods:
+        values = brief[method.name]
+        # Exceptions to what is usual, and settings that few methods have.
+        others = [
+            key for key in values if values[key] != usual.get(key, values[key]) or (key in rest and key not in own)
+        ]
+        cells = [
+            Cell(values.get(PROCESS, ABSENT)),
+            *(Cell(values.get(key, ABSENT)) for key in own),
+            Cell(" · ".join(f"{_label(key)} {values[key]}" for key in others if key != PROCESS) or ABSENT),
+            *(_cell(flat[method.name].get(key), key) for key in differing),
+        ]
+        rows.append(Row(method.name, method.title, len(method.runs), tuple(cells)))
+    if not differing:
+        caption = "The resolved settings of all methods are the same."
+        return Table("settings", "What differs between the methods", caption, (), ())
+    told = "; ".join(f"{_label(key)} {value}" for key, value in usual.items() if key != PROCESS)
     caption = (
-        "Only settings whose resolved value is not the same for all methods; everything else is shared. A dash: "
-        "the method has no such setting."
-        if differing
-        else "The resolved settings of all methods are the same."
+        "Settings whose resolved value is not the same for all methods; everything else is shared. A dash: the method has no such "
+        "setting. The CSV has each setting as a column, those of autoencoders included."
     )
-    headers = tuple(Header(key, key, numeric=False) for key in differing)
-    return Table("settings", "What differs between the methods", caption, headers, tuple(rows))
+    if told:
+        caption += f" Where a method has the setting and its row says nothing else: {told}."
+    headers = [
+        Header("process", "process", numeric=False, only="print"),
+        *(Header(_label(key), _label(key), numeric=False, only="print") for key in own),
+        Header("others", "other settings", numeric=False, only="print"),
+        *(Header(key, key, numeric=False, only="csv") for key in differing),
+    ]
+    return Table("settings", "What differs between the methods", caption, tuple(headers), tuple(rows))
+
+
+def _differing(flat: Collection[Mapping[str, str]]) -> list[str]:
+    keys = dict.fromkeys(key for values in flat for key in values)
+    return [key for key in keys if len({values.get(key, ABSENT) for values in flat}) > 1]
+
+
+def _usual(key: str, flat: Iterable[Mapping[str, str]]) -> str | None:
+    """The value of nearly all methods that have the setting; None where there is none, or one method alone has it."""
+    (value, count), *others = Counter(values[key] for values in flat if key in values).most_common()
+    return value if count > 1 and count >= USUAL * (count + sum(number for _, number in others)) else None
+
+
+def _brief(item: Any) -> Any:
+    """Settings with each autoencoder as its kind and factor; the section on autoencoders and the manifests say more."""
+    if isinstance(item, Mapping):
+        return {
+            key: f"{value.get('kind')}, factor {value.get('factor')}"
+            if key == "autoencoder" and isinstance(value, Mapping)
+            else _brief(value)
+            for key, value in item.items()
+        }
+    return [_brief(part) for part in item] if isinstance(item, (list, tuple)) else item
+
+
+def _label(key: str) -> str:
+    return key.removeprefix("method.")
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -46,14 +94,6 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         else:
             found[f"{prefix}{key}"] = short(item)
     return found
-
-
-def describe(method: Method, results: Results) -> str:
-    """The method's process and those of its settings that some other method does not share, in one line."""
-    flat = [flatten(other.config.get("method", {})) for other in results.methods]
-    own = flatten(method.config.get("method", {}))
-    telling = [key for key in own if key == "process" or any(other.get(key) != own[key] for other in flat)]
-    return " · ".join(own[key] if key == "process" else f"{key} {own[key]}" for key in telling)
 
 
 def short(item: Any) -> str:

@@ -21,7 +21,7 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
 from fdm.report.names import slug
-from fdm.report.results import Results
+from fdm.report.results import Method, Results
 from fdm.report.tables import BASELINE
 
 INK, MUTED, LINE = "#1b1d22", "#5a606b", "#d8dbe0"
@@ -50,6 +50,7 @@ PALETTE = (
     ("#117733", "#5fc07f"),
     ("#aa4499", "#dd8fd0"),
     ("#a5631f", "#e0a463"),
+    ("#5f8a00", "#a7d14a"),
 )
 STAGES = (
     ("#b5532a", "#e8926b"),
@@ -75,21 +76,33 @@ class Look:
 
 
 def looks(results: Results) -> dict[str, Look]:
-    """Looks by experiment name; the baseline is grey, the others take the palette in the order of the suite."""
+    """Looks by experiment name; the baseline is grey, the others take the palette in the order of the suite.
+
+    Where they are more than colours, methods of one family share a colour, and markers and dashes tell them apart.
+    """
     found = {}
-    others = 0
+    others = [method for method in results.methods if method.name != BASELINE]
+    many = len(others) > len(PALETTE)
+    kinds = list(dict.fromkeys(family(method) if many else method.name for method in others))
+    members: dict[int, int] = {}
     for i, method in enumerate(results.methods):
         marker, variable = MARKERS[i % len(MARKERS)], f"--method-{i}"
         if method.name == BASELINE:
             found[method.name] = Look(*GREY, marker, "-", variable)
             continue
-        # Past the palette's end colours come again, with another dash.
-        light, dark = PALETTE[others % len(PALETTE)]
-        found[method.name] = Look(
-            light, dark, marker, DASHES[(others // len(PALETTE) + others) % len(DASHES)], variable
-        )
-        others += 1
+        colour = kinds.index(family(method) if many else method.name) % len(PALETTE)
+        before = members.setdefault(colour, 0)
+        members[colour] += 1
+        dash = DASHES[(before if many else colour) % len(DASHES)]
+        found[method.name] = Look(*PALETTE[colour], marker, dash, variable)
     return found
+
+
+def family(method: Method) -> str:
+    """Process and kinds of transforms: what variants of a method share."""
+    config = method.config.get("method", {})
+    transforms = [str(part.get("kind")) for part in config.get("transforms") or () if isinstance(part, Mapping)]
+    return " ".join([str(config.get("process")), *sorted(set(transforms))])
 
 
 def stage_colour(stage: int) -> str:

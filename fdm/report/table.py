@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from fdm.report.numbers import Estimate
 from fdm.report.origin import Origin
@@ -24,13 +25,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Header:
-    """A column's heading as it is printed."""
+    """A column's heading as it is printed; ``only`` keeps a column out of the CSV, or out of all but the CSV."""
 
     key: str
     label: str
     unit: str = ""
     group: str = ""
     numeric: bool = True
+    only: Literal["", "print", "csv"] = ""
 
 
 @dataclass(frozen=True)
@@ -66,3 +68,9 @@ class Table:
     headers: tuple[Header, ...]
     rows: tuple[Row, ...]
     subject: str = "Method"
+
+    def columns(self, medium: Literal["print", "csv"]) -> Table:
+        """The columns that stand in the CSV, or in print: on the page, in Markdown and in LaTeX."""
+        kept = [j for j, header in enumerate(self.headers) if header.only in ("", medium)]
+        rows = tuple(replace(row, cells=tuple(row.cells[j] for j in kept)) for row in self.rows)
+        return replace(self, headers=tuple(self.headers[j] for j in kept), rows=rows)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from string import ascii_uppercase
 from typing import Literal, TypeVar
 
 from fdm.report.names import slug
@@ -18,6 +20,9 @@ Z95 = 1.96
 SAMPLES_ONLY = "†"
 """Marks an interval over the samples of one run, which leaves out what another training would change."""
 NO_TIMES = "Times are left out, as devices differ."
+TIMES = "Times are as measured; no record says what else ran on the machine."
+SPREADS = ("kid_std", "_se")
+"""Ends of the names of scores that are the spread of another, over samples of one run."""
 NETWORKS = {"inception-v3": "Inception-v3", "efficientnet-lite0": "EfficientNet-Lite0"}
 Better = Literal["low", "high"]
 Item = TypeVar("Item")
@@ -86,13 +91,11 @@ def score_columns(results: Results) -> list[Column]:
         present = _union(run.metrics.features.get(network, {}) for run in results.runs)
         # A score of a later version has no entry above; it is shown under its own name, without a claim of direction.
         for score in sorted(present, key=lambda name: order.index(name) if name in SCORES else len(order)):
-            if score == "kid_std" or score.endswith("_se"):  # not over seeds; they stand in the table of runs
+            if score.endswith(SPREADS):  # not over seeds; they stand in the table of runs
                 continue
             error = f"{score}_se" if f"{score}_se" in present else None
             unknown: tuple[str, Kind, Better | None] = (score, "score", None)
             label, kind, better = SCORES.get(score, unknown)
-            if score == "frechet_distance":
-                label = f"Fréchet distance ({network_title(network)})"
             columns.append(
                 Column(
                     f"{network}/{score}",
@@ -120,10 +123,9 @@ def main_table(results: Results) -> Table:
             "per sample",
         ),
         Column("flops_per_sample", "FLOPs", "flops", Source("cost.json", "flops_per_sample"), "per sample", "low"),
-        Column("seconds_per_sample", "Time", "seconds", Source("cost.json", "seconds_per_sample"), "per sample", "low"),
+        Column("seconds_per_sample", "Time", "seconds", Source("cost.json", "seconds_per_sample"), "per sample"),
         *_relative(results, "flops_per_sample", "FLOPs", Source("cost.json", "flops_per_sample")),
-        *_relative(results, "seconds_per_sample", "Time", Source("cost.json", "seconds_per_sample")),
-        Column("training_seconds", "Training", "seconds", Source("cost.json", "training", "seconds"), "per run", "low"),
+        Column("training_seconds", "Training", "seconds", Source("cost.json", "training", "seconds"), "per run"),
         Column("peak_memory_bytes", "Peak memory", "bytes", Source("cost.json", "peak_memory_bytes"), "per run", "low"),
     ]
     samples = " or ".join(f"{count:,}" for count in _union([run.metrics.samples] for run in results.runs))
@@ -158,17 +160,15 @@ def training_table(results: Results) -> Table:
         [
             Column("training_images", "Images seen", "count", Source("cost.json", "training", "images")),
             Column("training_steps", "Steps", "count", Source("cost.json", "training", "steps")),
-            Column("training_seconds", "Time", "seconds", Source("cost.json", "training", "seconds"), better="low"),
+            Column("training_seconds", "Time", "seconds", Source("cost.json", "training", "seconds")),
             Column(
                 "training_images_per_second",
                 "Images per second",
                 "rate",
                 Source("cost.json", "training", "images_per_second"),
-                better="high",
             ),
             Column("training_flops", "FLOPs", "flops", Source("cost.json", "training", "flops"), better="low"),
             *_relative(results, "training_flops", "FLOPs", Source("cost.json", "training", "flops")),
-            *_relative(results, "training_seconds", "Time", Source("cost.json", "training", "seconds")),
         ],
     )
 
@@ -193,7 +193,12 @@ def stage_table(results: Results) -> Table:
 def runs_table(results: Results) -> Table:
     """Every run on its own: the numbers behind the means, as they stand in its files."""
     columns = [
-        Column(f"{network}/{score}", f"{score} ({network_title(network)})", "score", score_source(network, score))
+        Column(
+            f"{network}/{score}",
+            *SCORES.get(score, (score, "score", ""))[:2],
+            score_source(network, score),
+            f"{network_title(network)} features",
+        )
         for network in _union(run.metrics.features for run in results.runs)
         for score in _union(run.metrics.features.get(network, {}) for run in results.runs)
     ]
@@ -203,6 +208,8 @@ def runs_table(results: Results) -> Table:
         ("sampling_device", "Sampled on"): lambda run: run.cost.device,
     }
     devices = {header: read for header, read in devices.items() if len({read(run) for run in results.runs}) > 1}
+    met = _union([read(run) for read in devices.values()] for run in results.runs)
+    letters = dict(zip(met, _letters(), strict=False))
     rows = []
     scales = [scale(_present(column.value(run) for run in results.runs), column.kind) for column in columns]
     for method in results.methods:
@@ -212,14 +219,20 @@ def runs_table(results: Results) -> Table:
                 for column, how in zip(columns, scales, strict=True)
             ]
             anchor = f"run-{slug(method.name)}-seed{run.seed}"
-            cells += [Cell(read(run), read(run)) for read in devices.values()]
+            if devices:
+                names = [read(run) for read in devices.values()]
+                used = ", then ".join(dict.fromkeys(letters[own] for own in names))
+                cells += [Cell(used, used), *(Cell(own, own) for own in names)]
             line = (Cell(str(run.seed), str(run.seed)), *cells)
             rows.append(Row(method.name, method.title, 1, line, anchor=anchor, seed=run.seed))
     headers = [Header("seed", "Seed"), *(_header(column, how) for column, how in zip(columns, scales, strict=True))]
-    headers += [Header(key, label, numeric=False) for key, label in devices]
-    caption = (
-        "One row per run, with the numbers of its own files. The spread of KID is over its subsets, not over seeds."
-    )
+    headers = [replace(header, only="csv" if header.key.endswith(SPREADS) else "") for header in headers]
+    if devices:
+        headers.append(Header("device", "Device", numeric=False, only="print"))
+        headers += [Header(key, label, numeric=False, only="csv") for key, label in devices]
+    caption = "One row per run, with the numbers of its own files; the CSV also has standard errors, and the spread of KID over its subsets."
+    if devices:
+        caption += f" Devices: {'; '.join(f'{letter}: {name}' for name, letter in letters.items())}. Times of different devices do not compare."
     return Table("runs", "Single runs", caption, tuple(headers), tuple(rows))
 
 
@@ -227,6 +240,8 @@ def _build(results: Results, name: str, title: str, caption: str, columns: Seque
     wanted, columns = columns, [column for column in columns if results.compares(column.value)]
     if len(columns) < len(wanted):
         caption += f" {NO_TIMES}"
+    elif any(column.value.timed for column in columns):
+        caption += f" {TIMES}"
     estimates = [[summary(method, column.value, column.error) for column in columns] for method in results.methods]
     base = next(
         (line[:] for method, line in zip(results.methods, estimates, strict=True) if method.name == BASELINE), None
@@ -327,6 +342,11 @@ def _present(values: Iterable[float | None]) -> list[float]:
 
 def _union(groups: Iterable[Iterable[Item]]) -> list[Item]:
     return list(dict.fromkeys(item for group in groups for item in group))
+
+
+def _letters() -> Iterator[str]:
+    """A, B, …, Z, AA, …"""
+    return ("".join(word) for size in itertools.count(1) for word in itertools.product(ascii_uppercase, repeat=size))
 
 
 def _natural(text: str) -> tuple[int, str]:

@@ -87,6 +87,7 @@ def write_table(table: Table, folder: Path) -> None:
 
 def as_csv(table: Table) -> str:
     """Full precision, base units; ``<key>_low`` and ``<key>_high`` where there is an interval."""
+    table = table.columns("csv")
     spread = [
         any(isinstance(row.cells[j].raw, Estimate) and row.cells[j].raw.half is not None for row in table.rows)  # type: ignore[union-attr]
         for j in range(len(table.headers))
@@ -107,6 +108,7 @@ def as_csv(table: Table) -> str:
 
 def as_markdown(table: Table) -> str:
     """GitHub's tables, with the caption below."""
+    table = table.columns("print")
     rows = [
         [_md(row.title), *(_md(_printed(cell, "\ue000", "\ue000")).replace("\ue000", "**") for cell in row.cells)]
         for row in table.rows
@@ -118,6 +120,7 @@ def as_markdown(table: Table) -> str:
 
 def as_latex(table: Table) -> str:
     """A booktabs tabular for ``\\input``; ``\\usepackage{booktabs}`` is all it needs. Groups stand above their columns."""
+    table = table.columns("print")
     lines = [f"% {' '.join(table.caption.split())}", rf"\begin{{tabular}}{{{_columns(table)}}}", r"\toprule"]
     if any(header.group for header in table.headers):
         lines += _groups(table)

@@ -1,4 +1,4 @@
-"""Pareto fronts: quality against evaluations, FLOPs, time and training."""
+"""Pareto fronts: quality against evaluations, FLOPs of a sample and of training."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ def build(canvas: Canvas) -> Section | None:
         return None
     drawing = canvas.draw(
         "pareto",
-        f"Quality against evaluations, FLOPs{', time' if canvas.results.timed_alike else ''} and training",
+        "Quality against what it costs",
         "One mark per method: mean over seeds with the 95 % t-interval of its quality; lower left is better. The line joins the "
-        "methods that no other beats in both means (intervals are not weighed); the others are grey. FLOPs of training leave "
-        "out the pretraining of an autoencoder."
-        + ("" if canvas.results.timed_alike else " Times of different devices do not compare."),
+        "methods that no other beats in both means (intervals are not weighed); the others are grey, with a name where there is "
+        "room. A cost of which all methods have one or two values has no panel. FLOPs of training leave out the pretraining of an "
+        "autoencoder.",
         "Scatter plots of distance against cost with their Pareto fronts",
         pareto_figure(canvas.results, canvas.looks),
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from fdm.report.names import slug
 from fdm.report.reverse import reverse_process
 from fdm.report.section import Canvas, Section
-from fdm.report.settings import describe
 
 ORDER = 30
 
@@ -19,7 +18,7 @@ def build(canvas: Canvas) -> Section | None:
         canvas.draw(
             f"reverse-{slug(method.name)}",
             method.title,
-            f"Seed {method.runs[0].seed}. {describe(method, canvas.results)}.",
+            f"Seed {method.runs[0].seed}.",
             f"Frames of the reverse process of {method.title}: noisy state and denoised signal from noise to data",
             reverse_process(method.runs[0].trajectory()),
             method.name,
@@ -27,7 +26,7 @@ def build(canvas: Canvas) -> Section | None:
         for method in results.methods
     ]
     caption = (
-        "From noise (left) to data (right), two samples per method: above the noisy state z, below the signal "
+        "From noise (left) to data (right), one sample per method: above the noisy state z, below the signal "
         "x that the network makes of it. Every frame has the pixels of its own resolution, so coarse stages "
         "show large squares (frames above 64×64 are averaged down); coloured bars mark the stages, a gap a "
         "jump between them. z is scaled to the range of its own values (to the 99 % quantile), x to [−1, 1]."

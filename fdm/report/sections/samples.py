@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from fdm.report import style
-from fdm.report.results import SAMPLES
+from fdm.report.numbers import scale
+from fdm.report.paired import quality, quality_name
+from fdm.report.results import SAMPLES, Run
 from fdm.report.samples import COLUMNS, ROWS, encode, grid, shown, side_by_side
 from fdm.report.section import Canvas, Gallery, Picture, Section
-from fdm.report.settings import describe
 
 ORDER = 20
 
@@ -25,8 +26,7 @@ def build(canvas: Canvas) -> Section | None:
         media, content = encode(grids[method.name])
         height, width = grids[method.name].shape[:2]
         alt = f"Grid of samples of {method.title}, seed {method.runs[0].seed}"
-        seed = f"seed {method.runs[0].seed}" if len(seeds) > 1 else ""
-        caption = " · ".join(filter(None, (describe(method, canvas.results), seed, selections[method.name].caption)))
+        caption = " · ".join(filter(None, (_of_this_run(method.runs[0]), selections[method.name].caption)))
         pictures.append(
             Picture(f"samples-{method.name}", method.title, caption, alt, media, content, width, height, (method.name,))
         )
@@ -39,3 +39,11 @@ def build(canvas: Canvas) -> Section | None:
     if any(run.manifest.records["sample"].classes for run in results.runs):
         caption += " Where a method knows classes, each row shows the first samples of one class."
     return Section("samples", "Samples", (Gallery(tuple(pictures), "samples"),), caption)
+
+
+def _of_this_run(run: Run) -> str:
+    """Its seed, and the distance of all its samples."""
+    value = quality(run)
+    return f"Seed {run.seed}" + (
+        "" if value is None else f" · {quality_name(run)} {scale([value], 'score').text(value)}"
+    )

@@ -24,12 +24,10 @@ def build(canvas: Canvas) -> Section:
     curves = canvas.draw(
         "training",
         "Loss against images seen",
-        "Mean of the logged losses over windows of 1/40 of the budget and over seeds (band: lowest to highest "
-        "seed). Losses of different methods are not comparable: they differ in target, in weighting and in "
-        "the signal that is to be predicted, and a method with stages averages over stages of different "
-        "difficulty. Read each line for its own trend; the panels show the same losses for the steps of one "
-        "stage.",
-        "Training loss against images seen, one line per method, for all steps and for the steps of each stage",
+        "A panel for each method with an axis of its own, a line for the steps of each of its stages: mean of the logged losses over "
+        "windows of 1/40 of the budget and over seeds (band: lowest to highest seed). Losses of different methods and stages are not "
+        "comparable, as target, weighting and the signal that is to be predicted differ. Read each line for its own trend.",
+        "Training loss against images seen, one panel per method, one line per stage",
         training_curves(drawn, canvas.looks),
     )
     return Section("training", "Training", (curves, *tables(canvas.results)))
