@@ -248,14 +248,8 @@ class Run:
         check_shard(shard, shards)
         if self.target and self._is_evaluated(self.target):
             return _read_json(self.target / "metrics.json")
-        from fdm.evaluation.features import Kept
-        from fdm.evaluation.forward import write_forward
-        from fdm.evaluation.neighbours import write_neighbours
-        from fdm.evaluation.scores import extract_shard, score
-
-        e = self.experiment
         train, sample = self._record_of("train", self.train_identity), self._record_of("sample", self.sample_identity)
-        pretrained = {"pretrain": self.autoencoder.record()} if self.autoencoder else {}
+        pretrained = self.autoencoder.record() if self.autoencoder else None
         folder = run_folder("evaluate", self.evaluate_identity, self.sample_identity)
         with locked(folder, _name(shard, shards)):
             done = finished(folder, "evaluate", self.evaluate_identity)
@@ -264,75 +258,95 @@ class Run:
                     sweep(folder)
                 self.data.verify()
                 samples = self._samples(sample)
-                reference: np.ndarray = self.data.split(e.evaluation.reference).images
-                if e.evaluation.reference_limit:
-                    reference = reference[: e.evaluation.reference_limit]
-                digest = identity(self.data.digest, e.evaluation.reference, len(reference))
-                kept = Kept(samples, folder / "features"), Kept(reference, root() / "reference" / digest)
-                title = f"evaluate {e.name} seed {self.seed} {_name(shard, shards)}".rstrip()
-                images = (len(samples) + len(reference)) * len(e.evaluation.features)
-                with Progress(title, images, "img") as bar:
-                    device = str(self.torch_device)
-                    if shards > 1:
-                        extract_shard(*kept, e.evaluation, shard, shards, device, bar.update)
-                        return None
-                    scores = score(*kept, e.evaluation, device, bar.update)
-                write_json(
-                    folder / "metrics.json",
-                    {
-                        "samples": len(samples),
-                        "reference": {
-                            "dataset": e.dataset.name,
-                            "split": e.evaluation.reference,
-                            "count": len(reference),
-                            "digest": self.data.digest,
-                        },
-                        "features": scores,
-                    },
-                )
-                network, process = self.model()
-                sampling = e.sampling
-                cost = cost_of_run(
-                    network,
-                    process,
-                    sampling.steps,
-                    e.training.batch,
-                    train,
-                    sample,
-                    passes=sampling.passes,
-                    spacing=sampling.spacing,
-                )
-                if self.autoencoder:
-                    passes = autoencoder_passes(e.method, e.dataset.channels, e.dataset.resolution)
-                    seen = images_per_stage(train, e.training.batch)
-                    encoded = train.get("encoded")  # not in records of older versions
-                    cost = add_autoencoder(cost, self.autoencoder.load(), pretrained["pretrain"], passes, seen, encoded)
-                write_json(folder / "cost.json", cost)
-                train_images = self.data.split("train").images
-                held_out = self.data.split("test").images if "test" in self.data.manifest["splits"] else None
-                write_neighbours(folder / "neighbours.npz", samples, train_images, held_out, e.dataset.flip)
-                few = to_float(torch.from_numpy(np.array(train_images[:FORWARD_IMAGES]))).to(self.torch_device)
-                write_forward(folder / "forward.npz", process, e.method, e.sampling, few)
-                *scored, manifest = EVALUATE_FILES
-                record = make_record("evaluate", self.evaluate_identity, {}, self.torch_device, folder, scored)
-                content = {
-                    "experiment": e.model_dump(mode="json"),
-                    "seed": self.seed,
-                    "identities": {
-                        **{kind: found["identity"] for kind, found in pretrained.items()},
-                        "train": self.train_identity,
-                        "sample": self.sample_identity,
-                        "evaluate": self.evaluate_identity,
-                    },
-                    "sources": self.sources,
-                    "data": self.data.manifest,
-                    "records": {**pretrained, "train": train, "sample": sample, "evaluate": record},
-                }
-                write_json(folder / manifest, sealed(content))
+                metrics = self._scores(samples, folder, shard, shards)
+                if metrics is None:
+                    return None
+                write_json(folder / "metrics.json", metrics)
+                self._describe(folder, samples, train, sample, pretrained)
+                self._write_manifest(folder, train, sample, pretrained)
                 shutil.rmtree(folder / "features", ignore_errors=True)
                 done = complete(folder, "evaluate", self.evaluate_identity, {}, self.torch_device, EVALUATE_FILES)
         self._export(folder, EVALUATE_FILES, done)
         return _read_json(require_intact(folder / "metrics.json", done))
+
+    def _scores(self, samples: np.ndarray, folder: Path, shard: int, shards: int) -> dict[str, Any] | None:
+        """The content of ``metrics.json``, with what is kept of features in ``folder``; None for one of several shards."""
+        from fdm.evaluation.features import Kept
+        from fdm.evaluation.scores import extract_shard, score
+
+        e, device = self.experiment, str(self.torch_device)
+        reference: np.ndarray = self.data.split(e.evaluation.reference).images
+        if e.evaluation.reference_limit:
+            reference = reference[: e.evaluation.reference_limit]
+        digest = identity(self.data.digest, e.evaluation.reference, len(reference))
+        kept = Kept(samples, folder / "features"), Kept(reference, root() / "reference" / digest)
+        title = f"evaluate {e.name} seed {self.seed} {_name(shard, shards)}".rstrip()
+        images = (len(samples) + len(reference)) * len(e.evaluation.features)
+        with Progress(title, images, "img") as bar:
+            if shards > 1:
+                extract_shard(*kept, e.evaluation, shard, shards, device, bar.update)
+                return None
+            scores = score(*kept, e.evaluation, device, bar.update)
+        return {
+            "samples": len(samples),
+            "reference": {
+                "dataset": e.dataset.name,
+                "split": e.evaluation.reference,
+                "count": len(reference),
+                "digest": self.data.digest,
+            },
+            "features": scores,
+        }
+
+    def _describe(
+        self,
+        folder: Path,
+        samples: np.ndarray,
+        train: dict[str, Any],
+        sample: dict[str, Any],
+        pretrained: dict[str, Any] | None,
+    ) -> None:
+        """Write what is to be known beside scores: cost, nearest training images, the forward process."""
+        from fdm.evaluation.forward import write_forward
+        from fdm.evaluation.neighbours import write_neighbours
+
+        e, sampling, batch = self.experiment, self.experiment.sampling, self.experiment.training.batch
+        network, process = self.model()
+        passes = sampling.passes
+        cost = cost_of_run(network, process, sampling.steps, batch, train, sample, passes, sampling.spacing)
+        if self.autoencoder and pretrained:
+            needed = autoencoder_passes(e.method, e.dataset.channels, e.dataset.resolution)
+            encoded = train.get("encoded")  # not in records of older versions
+            seen = images_per_stage(train, batch)
+            cost = add_autoencoder(cost, self.autoencoder.load(), pretrained, needed, seen, encoded)
+        write_json(folder / "cost.json", cost)
+        images = self.data.split("train").images
+        held_out = self.data.split("test").images if "test" in self.data.manifest["splits"] else None
+        write_neighbours(folder / "neighbours.npz", samples, images, held_out, e.dataset.flip)
+        few = to_float(torch.from_numpy(np.array(images[:FORWARD_IMAGES]))).to(self.torch_device)
+        write_forward(folder / "forward.npz", process, e.method, sampling, few)
+
+    def _write_manifest(
+        self, folder: Path, train: dict[str, Any], sample: dict[str, Any], pretrained: dict[str, Any] | None
+    ) -> None:
+        """Write ``manifest.json``: all that the run consists of, from its settings to its records."""
+        before = {"pretrain": pretrained} if pretrained else {}
+        *scored, manifest = EVALUATE_FILES
+        record = make_record("evaluate", self.evaluate_identity, {}, self.torch_device, folder, scored)
+        content = {
+            "experiment": self.experiment.model_dump(mode="json"),
+            "seed": self.seed,
+            "identities": {
+                **{kind: found["identity"] for kind, found in before.items()},
+                "train": self.train_identity,
+                "sample": self.sample_identity,
+                "evaluate": self.evaluate_identity,
+            },
+            "sources": self.sources,
+            "data": self.data.manifest,
+            "records": {**before, "train": train, "sample": sample, "evaluate": record},
+        }
+        write_json(folder / manifest, sealed(content))
 
     # -- the model ---------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from fdm.report.axes import log_if_wide
 from fdm.report.labels import Mark, label_marks
 from fdm.report.numbers import Estimate, Kind, scale
-from fdm.report.paired import quality, value_of
+from fdm.report.paired import quality, quality_name, quality_source, value_of
 from fdm.report.results import Method, Results, Run
 from fdm.report.style import GREY, MUTED, Look, belongs
 
@@ -58,7 +58,7 @@ def pareto_figure(results: Results, looks: Mapping[str, Look]) -> Figure:
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
     for axes in grid[:, 0]:
-        axes.set_ylabel("Fréchet distance")
+        axes.set_ylabel(next(quality_name(run) for run in results.runs if quality_source(run)))
     figure.draw_without_rendering()  # settles the limits, which the places of names depend on
     for axes, (_, _, points) in zip(grid.flat, panels, strict=False):
         line = front(points)
