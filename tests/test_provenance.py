@@ -21,7 +21,7 @@ from fdm.experiment import load_experiment, load_suite
 from fdm.provenance.again import commands, overrides, recorded_run
 from fdm.provenance.check import check_everything, check_run, check_suites
 from fdm.provenance.finding import Finding
-from fdm.provenance.folder import read_folder, under_dvc
+from fdm.provenance.folder import PUBLISHED_FILES, read_folder, under_dvc
 from fdm.provenance.publish import publish
 from fdm.provenance.rescore import chosen, tolerance
 from fdm.provenance.trace import Trace, find_column, find_rows, find_table, tables_of, trace
@@ -570,6 +570,14 @@ def test_a_clone_with_what_is_published_traces_and_checks(made: Path, tmp_path: 
         assert any(f.what.endswith("seed1/metrics.json") for f in bad(check_everything(["tiny"], None, None, 0)))
         with pytest.raises(UserError, match="no results of it here; did you mean 'tiny'"):
             check_everything(["tinny"], None, None, 0)
+
+
+def test_tables_need_no_pictures(made: Path, tmp_path: Path) -> None:
+    publish("tiny", Path("results/tiny"), tmp_path, report=False, pictures=False)
+    copied = {path.name for path in tmp_path.rglob("*.*") if path.is_file()}
+    assert copied == {name for name in PUBLISHED_FILES if any(Path("results/tiny").rglob(name))}
+    whole, bare = (tables_of("tiny", folder)[1] for folder in (None, tmp_path / "results/tiny"))
+    assert {name: as_csv(table) for name, table in bare.items()} == {name: as_csv(t) for name, t in whole.items()}
 
 
 def test_what_is_not_as_made_is_not_published(made: Path, tmp_path: Path) -> None:

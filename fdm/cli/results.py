@@ -95,6 +95,7 @@ def publish(
     suite: Annotated[str, typer.Argument(help="Suite with finished runs in results/.")],
     results: Annotated[Path | None, typer.Option(metavar="DIR", help="Default: results/SUITE.")] = None,
     report: Annotated[bool, typer.Option(help="Make the report of all published runs, too.")] = True,
+    pictures: Annotated[bool, typer.Option(help="Copy curves, grids and the like, not only what tables show.")] = True,
 ) -> None:
     """Copy what git should hold of finished runs to published/: records, scores, curves, pictures; and make the report of all.
 
@@ -102,7 +103,7 @@ def publish(
     """
     from fdm.provenance.publish import publish as copy
 
-    runs = copy(suite, results or Path("results") / suite, report=report)
+    runs = copy(suite, results or Path("results") / suite, report=report, pictures=pictures)
     print(f"published/results/{suite}: {runs} {'run' if runs == 1 else 'runs'} copied")
     if report:
         print(f"published/reports/{suite}: made of all runs there")

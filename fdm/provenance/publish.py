@@ -11,12 +11,15 @@ from fdm.provenance.folder import MANIFEST, PUBLISHED, PUBLISHED_FILES, PUBLISHE
 from fdm.report import build
 
 
-def publish(suite: str, results: Path, target: Path = PUBLISHED, report: bool = True) -> int:
+def publish(suite: str, results: Path, target: Path = PUBLISHED, report: bool = True, pictures: bool = True) -> int:
     """Copy what tables and pictures of all finished runs of a suite are made of, and make the ``report`` of all that is published.
 
     Runs go to ``results/<suite>`` below ``target``; those that were published before and are not here stay. The report in
     ``reports/<suite>`` there is made of these copies alone, so a clone can make it again; it leaves out, and names, what is not
     there yet. Weights and samples are left out: they are for DVC (docs/dvc.md).
+
+    Args:
+        pictures: copy what pictures are made of, too; without it, a run takes a tenth of the room and has tables alone.
 
     Returns:
         The number of runs that were copied.
@@ -39,7 +42,8 @@ def publish(suite: str, results: Path, target: Path = PUBLISHED, report: bool = 
             shutil.rmtree(own, ignore_errors=True)
         own.mkdir(parents=True, exist_ok=True)
         first = folder == min((other for other in folders if other.parent == folder.parent), key=_seed)
-        for name in (*PUBLISHED_FILES, *PUBLISHED_PICTURES, *(PUBLISHED_ONCE if first else ())):
+        drawn = (*PUBLISHED_PICTURES, *(PUBLISHED_ONCE if first else ())) if pictures else ()
+        for name in (*PUBLISHED_FILES, *drawn):
             if (folder / name).is_file():
                 shutil.copyfile(folder / name, own / name)
     if report:
