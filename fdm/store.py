@@ -106,7 +106,7 @@ def finished(folder: Path, kind: str, identity: str) -> dict[str, Any] | None:
     """The record of a run of the store if the run is complete, else None; the run is then to be made or resumed.
 
     Raises:
-        UserError: the record is damaged. Only the user can say whether the run should be made again.
+        UserError: the record, or a file that it lists, is damaged. Only the user can say whether the run should be made again.
     """
     path = folder / f"{kind}.json"
     if not path.exists():
@@ -114,10 +114,12 @@ def finished(folder: Path, kind: str, identity: str) -> dict[str, Any] | None:
     record = record_of(folder, kind, identity)
     if record is None:
         raise UserError(f"{path}: damaged record; delete it, then `fdm {kind}` makes this run again")
-    if all((folder / name).is_file() for name in record["files"]):
-        return record
-    path.unlink(missing_ok=True)  # what is made anew from here on is complete only when a new record says so
-    return None
+    if not all((folder / name).is_file() for name in record["files"]):
+        path.unlink(missing_ok=True)  # what is made anew from here on is complete only when a new record says so
+        return None
+    for name in record["files"]:
+        require_intact(folder / name, record)
+    return record
 
 
 def intact(path: Path, record: Mapping[str, Any]) -> bool:

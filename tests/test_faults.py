@@ -413,6 +413,30 @@ def test_damaged_file_in_the_store_is_not_copied(
 
 
 @pytest.mark.parametrize(
+    ("verb", "name"),
+    [
+        pytest.param("train", "model.safetensors", id="model"),
+        pytest.param("sample", "grid.png", id="picture"),
+        pytest.param("evaluate", "cost.json", id="cost"),
+    ],
+)
+def test_damage_in_the_store_is_found_without_copies(
+    place: Path, calm: Path, capsys: pytest.CaptureFixture[str], verb: str, name: str
+) -> None:
+    """Without --to there is nothing to copy: what is damaged is not called finished for that."""
+    shutil.rmtree("results")
+    flip(stored(verb, name))
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        call(verb, "faults:ddpm")
+    said = capsys.readouterr().err
+    assert end.value.code == 1 and said.startswith(f"error: {stored(verb, name)}: missing or damaged"), said
+    stored(verb, name).unlink()
+    run(verb)
+    same(calm, {"train": "model.safetensors", "sample": "samples.npy", "evaluate": "metrics.json"}[verb])
+
+
+@pytest.mark.parametrize(
     "damage",
     [
         pytest.param(truncate, id="truncated"),
