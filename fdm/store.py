@@ -20,6 +20,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -53,12 +54,13 @@ def checkpoint_seconds() -> float:
     return seconds
 
 
-def run_folder(kind: str, identity: str, *needs: str | None) -> Path:
+def run_folder(kind: str, identity: str, *needs: str | None, about: Mapping[str, Any] | None = None) -> Path:
     """Folder of one run, for example ``work/train-0123456789abcdef``; created if missing.
 
     Args:
         needs: identities of the runs that it starts from, where it has any. They are noted in ``needs.json``, so that nobody
             takes them away before this one is finished (``fdm.gc``).
+        about: whose run it is, noted in ``about.json`` for people: of several that share it the first.
     """
     folder = root() / f"{kind}-{identity}"
     try:
@@ -67,6 +69,8 @@ def run_folder(kind: str, identity: str, *needs: str | None) -> Path:
         raise UserError(f"{folder}: cannot create the run folder: {error.strerror}") from None
     if any(needs) and not (folder / "needs.json").is_file():
         write_json(folder / "needs.json", [run for run in needs if run])
+    if about and not (folder / "about.json").is_file():
+        write_json(folder / "about.json", about)
     return folder
 
 
@@ -257,6 +261,22 @@ def export(folder: Path, names: Sequence[str], target: Path, record: Mapping[str
             (target / last).unlink()
         for name in (*stale, last):
             write_atomic(target / name, lambda part, source=folder / name: shutil.copyfile(source, part))  # type: ignore[misc]
+
+
+def check_target(target: Path | None) -> None:
+    """Make the folder of a run's copies, where it is to have any: before the work, not after it.
+
+    Raises:
+        UserError: nothing can be written there.
+    """
+    if target:
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=target):
+                pass
+        except OSError as error:
+            why = "there is a file in its place" if target.is_file() else error.strerror
+            raise UserError(f"{target}: cannot write: {why}") from None
 
 
 def _same(source: Path, copy: Path) -> bool:

@@ -97,9 +97,19 @@ def test_missing_weights(project: Path, fdm: Command) -> None:
 
 def test_no_permission(smoke: Path, fdm: Command) -> None:
     Path("blocked").write_text("a file where a folder should be")
-    assert "blocked" in error_of(fdm("train", "smoke:ddpm", "--to", "blocked/here", *QUICK))
-    assert list(Path("work").glob("train-*/train.json")), "the run itself is kept"
     assert "blocked" in error_of(fdm("train", "smoke:ddpm", *QUICK, FDM_WORK="blocked"))
+
+
+@pytest.mark.parametrize(
+    ("to", "why"), [("blocked/here", "Not a directory"), ("blocked", "there is a file in its place")]
+)
+def test_a_place_for_copies_is_tried_before_the_work(smoke: Path, fdm: Command, to: str, why: str) -> None:
+    Path("blocked").write_text("a file where a folder should be")
+    assert f"error: {to}: cannot write: {why}" == error_of(fdm("train", "smoke:ddpm", "--to", to, *QUICK))
+    assert not Path("work").exists()
+    assert fdm("train", "smoke:ddpm", *QUICK).returncode == 0
+    assert f"error: {to}: cannot write: {why}" == error_of(fdm("sample", "smoke:ddpm", "--to", to, *QUICK))
+    assert [path.name.partition("-")[0] for path in Path("work").iterdir()] == ["train"], "no sample is drawn"
 
 
 def test_no_space(smoke: Path) -> None:
@@ -142,6 +152,15 @@ def test_the_same_command_again_does_nothing(smoke: Path, fdm: Command) -> None:
     assert Path("out/model.safetensors").stat().st_mtime_ns == before and not Path("another").exists()
     Path("out/model.safetensors").unlink()
     assert fdm(*words).returncode == 0 and Path("out/model.safetensors").exists(), "copied again from the run store"
+
+
+def test_a_finished_run_is_found_without_lightning(smoke: Path, fdm: Command) -> None:
+    """Its import is what a command that has nothing to do would spend most of its time on."""
+    words = ["train", "smoke:ddpm", *QUICK]
+    assert fdm(*words).returncode == 0
+    code = "import sys; from fdm.cli import main\ntry: main()\nfinally: print('lightning_fabric' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert done.stdout == "False\n" and "trained on 128 images" in done.stderr
 
 
 def test_results_are_readable_without_pickle(smoke: Path, fdm: Command) -> None:

@@ -667,6 +667,7 @@ def test_read_only_folder(
     disk(folder, "size=24m")
     disk(folder, "ro")
     stops(capsys, "sample", folder, os.strerror(errno.EROFS))
+    assert not list(Path("work").glob("sample-*/*.np[yz]")), "nothing is drawn that could not be kept"
     disk(folder, "rw")
     run("sample")
     same(calm)
