@@ -17,7 +17,9 @@ from fdm.launch import ALONE, launch, layout
 def data(
     dataset: Annotated[str, typer.Argument(help="Name of a file in params/datasets, for example digits32.")],
     override: Overrides = None,
-    force: Annotated[bool, typer.Option(help="Prepare again even if the store is complete.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Prepare again, and replace what was made from another description.")
+    ] = False,
 ) -> None:
     """Fetch, check and pack a dataset into data/NAME/.
 
@@ -38,7 +40,7 @@ def data(
 
         store = prepare(load_dataset(dataset, override or ()), force=force, progress=progress)
     for name, split in store.manifest["splits"].items():
-        say(f"data/{dataset}/{name}: {split['count']:,} images of {'×'.join(map(str, split['shape'][1:]))}")
+        say(f"{store.folder}/{name}: {split['count']:,} images of {'×'.join(map(str, split['shape'][1:]))}")
 
 
 def pretrain(
