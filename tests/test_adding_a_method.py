@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import shutil
@@ -9,7 +10,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from conftest import REPOSITORY
+
+from fdm.discover import plugins
+from fdm.errors import UserError
 
 
 def test_the_document_works(tmp_path: Path, digits8: Path) -> None:
@@ -44,3 +49,31 @@ def test_the_document_works(tmp_path: Path, digits8: Path) -> None:
         fdm(verb, *run)
     assert (tmp_path / "results/pixelate/fdm-pixelate/seed0/metrics.json").exists()
     assert "transform-pixelate" in fdm("show", "--schema")
+
+
+@pytest.mark.parametrize("room", ["processes", "transforms"])
+@pytest.mark.parametrize(
+    ("text", "line", "why"),
+    [
+        ("a = 1\ndef build(:\n", 2, "SyntaxError: invalid syntax"),
+        (
+            "import os\n\nimport nothing_of_this_name\n",
+            3,
+            "ModuleNotFoundError: No module named 'nothing_of_this_name'",
+        ),
+        ("from fdm.processes.base import Nothing\n", 1, "ImportError: cannot import name 'Nothing'"),
+        ("def f():\n    return 1 / 0\n\nf()\n", 2, "ZeroDivisionError: division by zero"),
+        ("raise ValueError('two\\nlines')\n", 1, "ValueError: two lines"),
+    ],
+)
+def test_a_broken_file_is_named_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: str, text: str, line: int, why: str
+) -> None:
+    package = importlib.import_module(f"fdm.{room}")
+    (tmp_path / "mine.py").write_text(text)
+    monkeypatch.setattr(package, "__path__", [str(tmp_path)])
+    with pytest.raises(UserError) as caught:
+        plugins.__wrapped__(room)
+    said = str(caught.value)
+    assert said.startswith(f"{tmp_path}/mine.py:{line}: cannot be imported: {why}") and "\n" not in said
+    assert said.endswith("; mend the file, or take it away")
