@@ -13,7 +13,7 @@ import yaml
 from conftest import REPOSITORY
 
 from fdm.errors import UserError
-from fdm.experiment import experiment_from_dict, identity, json_schema, load_experiment, load_suite
+from fdm.experiment import experiment_from_dict, identity, json_schema, load_dataset, load_experiment, load_suite
 from fdm.report.plan import read_plan
 
 SUITES = sorted(path.stem for path in (REPOSITORY / "params/suites").glob("*.yaml"))
@@ -53,6 +53,11 @@ def test_every_suite_resolves_and_survives_a_round_trip(project: Path, suite: st
         ("trainin.lr=1", ["unknown key 'trainin'", "did you mean 'training'"]),
         ("training.lr=[", ["not valid YAML"]),
         ("training.lr=.nan", ["lr", "finite"]),
+        (
+            "network=lean3",
+            ["-o network=lean3: params/networks/lean3.yaml: no such network file; did you mean 'lean32'"],
+        ),
+        ("method=../ddpm", ["-o method=../ddpm: ", "a plain folder name is wanted"]),
     ],
 )
 def test_bad_values_are_one_clear_line(project: Path, override: str, words: list[str]) -> None:
@@ -62,6 +67,48 @@ def test_bad_values_are_one_clear_line(project: Path, override: str, words: list
     assert "\n" not in message
     for word in words:
         assert word in message, message
+
+
+@pytest.mark.parametrize(
+    ("overrides", "blamed"),
+    [
+        ("training.lr=fast", "-o training.lr=fast"),
+        ("sampling.steps=50; training.lr=fast; title=x", "-o training.lr=fast"),
+        (
+            "method.predict=operator; training.lr=1; method.target=eps",
+            "-o method.predict=operator -o method.target=eps",
+        ),
+        ("training.lr=fast; training.lr=slow", "-o training.lr=slow"),
+    ],
+)
+def test_errors_name_the_overrides_that_are_wrong(project: Path, overrides: str, blamed: str) -> None:
+    for reference in ("smoke:fdm-ds-3", "one.yaml"):
+        Path("one.yaml").write_text(yaml.safe_dump(load_experiment("smoke:fdm-ds-3").model_dump(mode="json")))
+        with pytest.raises(UserError) as caught:
+            load_experiment(reference, overrides.split("; "))
+        assert str(caught.value).startswith(f"{blamed}: {reference}: ")
+    path = Path("params/suites/smoke.yaml")
+    path.write_text(path.read_text().replace("images:", "imges:"))
+    with pytest.raises(
+        UserError, match=r"^params/suites/smoke.yaml: experiments.fdm-ds-3: training: imges: unknown key"
+    ):
+        load_experiment("smoke:fdm-ds-3", ["sampling.steps=50"])
+
+
+def test_errors_of_a_dataset_name_the_override(project: Path) -> None:
+    with pytest.raises(UserError, match=r"^-o dataset.resolution=eight: digits8: resolution: "):
+        load_dataset("digits8", ["training.lr=1", "dataset.resolution=eight"])
+
+
+def test_an_override_may_name_a_file_of_params(project: Path) -> None:
+    """The file takes the place of the block: nothing of the old one is left, and later overrides apply to it."""
+    base, other = load_experiment("digits:fdm-ds-3"), load_experiment("digits:ddpm", ["title=x"])
+    found = load_experiment(
+        "digits:fdm-ds-3", ["method=ddpm", "network=tiny8", "network.channels=16", "dataset=digits8"]
+    )
+    assert found.method == other.method and found.dataset == load_dataset("digits8")
+    assert found.network == load_experiment("smoke:ddpm").network.model_copy(update={"channels": 16})
+    assert found.training == base.training
 
 
 def test_errors_name_the_file_that_is_wrong(project: Path) -> None:
