@@ -173,6 +173,35 @@ class Suite(Frozen):
         return [(name, seed) for name, seeds in self.seeds.items() for seed in seeds]
 
 
+class Outline(Frozen):
+    """What a suite's file says of it, before anything is resolved: its dataset and network, which experiments may override, and numbers."""
+
+    name: str
+    title: str
+    dataset: str
+    network: str
+    experiments: int
+    runs: int
+
+
+def outlines() -> list[Outline]:
+    """Of every suite in ``params/suites``, by name.
+
+    Raises:
+        UserError: a file is no suite, or there is no ``params`` here.
+    """
+    names = sorted(path.stem for path in (PARAMS / "suites").glob("*.yaml")) or [
+        "digits"
+    ]  # which is then said to be missing
+    return [_outline(*_read_suite(name)) for name in names]
+
+
+def _outline(path: Path, file: _SuiteFile) -> Outline:
+    runs = sum(len(entry.seeds or file.seeds) for entry in file.experiments.values())
+    numbers = {"experiments": len(file.experiments), "runs": runs}
+    return Outline(name=path.stem, title=file.title, dataset=file.dataset, network=file.network, **numbers)
+
+
 def load_suite(suite: str, overrides: Sequence[str] = ()) -> Suite:
     """Read ``params/suites/<suite>.yaml`` (or a path to a suite file) and resolve every experiment in it.
 

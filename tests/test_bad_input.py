@@ -42,7 +42,8 @@ def error_of(result: subprocess.CompletedProcess[str]) -> str:
         (["verify"], "name at least one experiment"),
         (["verify", "smoke:fdm-ds-3", "--side", "6"], "cannot be verified at --side 6"),
         (["report", "smoke"], "results/smoke"),
-        (["show"], "name an experiment"),
+        (["show", "--yaml"], "--yaml and -o need an experiment"),
+        (["show", "smokes"], "no such suite file; did you mean 'smoke'"),
     ],
 )
 def test_wrong_words(smoke: Path, fdm: Command, words: list[str], expected: str) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
+from commandline import attempt
 from conftest import REPOSITORY
 
 from fdm.errors import UserError
@@ -137,6 +139,24 @@ def test_another_folder_than_the_project_is_said(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=f"no folder params in {tmp_path}; run `fdm` at the root of the project"):
         load_experiment("smoke:ddpm")
+
+
+def test_show_lists_what_there_is(project: Path) -> None:
+    listed = attempt("show").stdout
+    for kind in ("suites", "datasets", "networks", "methods", "autoencoders"):
+        for path in Path("params", kind).glob("*.yaml"):
+            assert re.search(rf"(?m)(^|[ ,]){re.escape(path.stem)}([ ,\n]|$)", listed), path
+    assert re.search(r"^ablations +Ablations on .* digits16 +small16 +35 +105 *$", listed, re.MULTILINE)
+    one = attempt("show", "digits", "-o", "sampling.steps=7").stdout
+    assert one.startswith("digits: Handwritten digits at 32×32 (data: digits32)")
+    for name, experiment in load_suite("digits").experiments.items():
+        row = rf"^{name} .* {experiment.method.process} +multistep2 +7 +500 +19,200 +0 *$"
+        assert re.search(row, one, re.MULTILINE), one
+
+
+def test_a_list_says_which_suite_is_broken(project: Path) -> None:
+    Path("params/suites/mine.yaml").write_text("title: x\n")
+    assert "error: params/suites/mine.yaml: dataset: this key is required" in attempt("show").stderr
 
 
 def test_version(fdm: Callable[..., subprocess.CompletedProcess[str]]) -> None:
