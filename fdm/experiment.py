@@ -84,6 +84,14 @@ class Experiment(Frozen):
         found = {event.stage: n for n, event in plan if 0 < event.t == process.stages[event.stage].start}
         return dict(sorted(found.items()))
 
+    def check_count(self) -> None:
+        """Raise UserError where samples are too few to be scored. A validator does not: a few may be drawn to look at them."""
+        least, why = self.evaluation.least
+        if self.sampling.count < least:
+            raise UserError(
+                f"{self.name}: sampling.count={self.sampling.count} is too few to be scored; {why} needs {least}"
+            )
+
     @model_validator(mode="after")
     def _fits(self) -> Experiment:
         """Reject combinations that no run could survive, before anything is computed."""

@@ -184,6 +184,7 @@ class Run:
             with ranks.together():
                 if ranks.zero and not (record := self._found(held) if layout.world > 1 else None):
                     sweep(folder)
+                    self.data.require_reference(e.evaluation)
                     self.data.verify()
             if any(ranks.highest(int(bool(record)))):
                 return record

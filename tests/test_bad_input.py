@@ -76,7 +76,12 @@ def test_checkpoint_of_another_experiment(smoke: Path, fdm: Command) -> None:
 
 def test_too_few_samples(smoke: Path, fdm: Command) -> None:
     for verb in ("train", "sample"):
-        assert fdm(verb, "smoke:ddpm", *QUICK).returncode == 0
+        done = fdm(verb, "smoke:ddpm", *QUICK)
+        assert done.returncode == 0
+        assert (
+            "note: ddpm: sampling.count=64 is too few to be scored; evaluation.features=efficientnet-lite0 needs 113"
+            in done.stderr
+        )
     message = error_of(fdm("evaluate", "smoke:ddpm", *QUICK))
     assert "64" in message and "sampling.count" in message
     assert not list(Path("work").glob("evaluate-*/metrics.json"))

@@ -50,6 +50,11 @@ def test_every_suite_resolves_and_survives_a_round_trip(project: Path, suite: st
         ("network.channels=10", ["multiple of 8"]),
         ("evaluation.features=[inception-v2]", ["features", "did you mean 'inception-v3'"]),
         ("evaluation.features=[]", ["at least one network"]),
+        ("evaluation.reference_limit=112", ["reference_limit=112 is too few", "efficientnet-lite0 needs 113"]),
+        (
+            "evaluation.reference_limit=149; evaluation.kid_subset_size=150",
+            ["evaluation.kid_subset_size=150 needs 150"],
+        ),
         ("dataset.resolution=eight", ["dataset: resolution", "valid integer"]),
         ("nonsense", ["expected key=value"]),
         ("trainin.lr=1", ["unknown key 'trainin'", "did you mean 'training'"]),

@@ -262,6 +262,18 @@ def test_data_brought_once_need_not_be_pointed_at_again(images, tmp_path):
     one_line(caught, "no such folder or zip")
 
 
+def test_too_few_images_to_score_against_are_found_before_training(smoke, monkeypatch):
+    monkeypatch.setattr("fdm.training.loop.train", lambda *a, **k: pytest.fail("trained"))
+    limited = ("-o", "dataset.limit=200", "-o", "evaluation.kid_subset_size=250")
+    assert attempt("data", "digits8", *limited, "--force").status == 0
+    said = attempt("train", "smoke:ddpm", *limited).stderr
+    assert said == (
+        "error: data/digits8: the train split has 200 images, too few to score samples against; "
+        "evaluation.kid_subset_size=250 needs 250\n"
+    )
+    assert not list(Path("work").glob("*/model.safetensors"))
+
+
 def test_truncated_store_is_found_and_rebuilt(digits, tmp_path):
     path = digits.folder / "train/images.npy"
     os.truncate(path, path.stat().st_size - 1)

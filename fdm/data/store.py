@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ValidationError
 
-from fdm.config import DatasetConfig, Name, explain
+from fdm.config import DatasetConfig, EvaluationConfig, Name, explain
 from fdm.errors import UserError
 from fdm.plain import map_array, read_json, read_yaml
 
@@ -91,6 +91,19 @@ class Store:
             raise UserError(
                 f"{self.folder}: was prepared with {was}, wanted is {wanted}; `fdm data {self.folder.name}{changes} --force` "
                 f"puts that in its place"
+            )
+
+    def require_reference(self, evaluation: EvaluationConfig) -> None:
+        """Refuse data that samples could not be scored against, before anything is trained on them.
+
+        Raises:
+            UserError: too few images in the split of ``evaluation.reference``, or there is none.
+        """
+        count, (least, why) = len(self.split(evaluation.reference).images), evaluation.least
+        if count < least:
+            raise UserError(
+                f"{self.folder}: the {evaluation.reference} split has {count} images, too few to score samples against; "
+                f"{why} needs {least}"
             )
 
     def verify(self) -> None:
