@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from conftest import REPOSITORY
 
@@ -49,6 +52,20 @@ def test_the_document_works(tmp_path: Path, digits8: Path) -> None:
         fdm(verb, *run)
     assert (tmp_path / "results/pixelate/fdm-pixelate/seed0/metrics.json").exists()
     assert "transform-pixelate" in fdm("show", "--schema")
+
+
+def test_the_page_for_python_works(smoke: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (REPOSITORY / "docs/python.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", text, re.S):
+        exec(block, names)
+    assert names["record"]["images"] == 640 and names["pixels"].shape == (16, 1, 8, 8)
+    names["run"].sample()
+    (stored,) = Path("work").glob("sample-*/samples.npy")
+    assert np.abs(np.load(stored)[:16].astype(int) - names["pixels"]).max() <= 1
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == importlib.metadata.version("fdm") and said[1] == "10 staged"
+    assert [line.split(" 0.")[0] for line in said[2:]] == ["0 (8, 1, 8, 8)", "1 (8, 1, 4, 4)", "2 (8, 1, 2, 2)"]
 
 
 @pytest.mark.parametrize("room", ["processes", "transforms"])

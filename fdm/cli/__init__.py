@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import errno
-import importlib.metadata
 import signal
 import sys
 from typing import Annotated
 
 import typer
 
+from fdm import __version__
 from fdm.allocator import keep_freed_memory
 from fdm.cli import conditional, inspection, pipeline, results
 from fdm.cli.base import say
@@ -39,7 +39,7 @@ for panel, verbs in VERBS.items():
 
 def _version(asked: bool) -> None:
     if asked:
-        print(f"fdm {importlib.metadata.version('fdm')}")
+        print(f"fdm {__version__}")
         raise typer.Exit
 
 
