@@ -201,8 +201,8 @@ def referred_to(results: Sequence[Path], kinds: set[str], without: Sequence[Path
                 named |= found
         if len(named) == before:
             raise UserError(
-                f"{folder}: no results that refer to a run, so every run could go; make or pull them first (`snakemake`, "
-                f"`dvc pull`), or delete {root()} yourself"
+                f"{folder}: no results that refer to a run, so every run could go; make them first (`snakemake`), or pull "
+                f"them from a remote that has them (`dvc pull`), or delete {root()} yourself"
             )
     return named
 
