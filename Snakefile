@@ -2,7 +2,7 @@
 #
 #   snakemake                                    the default suite
 #   snakemake --config suite=cifar10             another one: params/suites/cifar10.yaml
-#   snakemake --config "overrides=training.images=2000 sampling.count=64"
+#   snakemake --config "overrides=training.images=2000 sampling.count=300"
 #   snakemake data | results                     stop earlier
 #
 # docs/workflow.md tells more. Options that always apply are in workflow/profiles/default.

@@ -1,1 +1,3 @@
 """f-DM benchmark."""
+
+__version__ = "0.1.0"

@@ -263,6 +263,10 @@ class SamplingConfig(Frozen):
         return 1 if self.guidance in (0, 1) else 2
 
 
+FEATURES = {"efficientnet-lite0": 112, "inception-v3": 2048}
+"""Numbers of features of the networks that score: those of ``fdm.evaluation.features``, which takes seconds to import."""
+
+
 class EvaluationConfig(Frozen):
     """Which scores, with which feature networks, against which images."""
 
@@ -281,6 +285,23 @@ class EvaluationConfig(Frozen):
         if not self.features or len(set(self.features)) != len(self.features):
             raise ValueError("features must name at least one network, each once")
         return self
+
+    @model_validator(mode="after")
+    def _enough(self) -> EvaluationConfig:
+        least, why = self.least
+        if self.reference_limit is not None and self.reference_limit < least:
+            raise ValueError(f"reference_limit={self.reference_limit} is too few to score against; {why} needs {least}")
+        return self
+
+    @property
+    def least(self) -> tuple[int, str]:
+        """So many samples, and so many reference images, does every score need; and the setting that needs them."""
+        # N images give a covariance of rank N - 1 at most.
+        needs = {f"evaluation.features={name}": FEATURES[name] + 1 for name in self.features}
+        needs[f"evaluation.kid_subset_size={self.kid_subset_size}"] = self.kid_subset_size
+        needs[f"evaluation.neighbours={self.neighbours}"] = self.neighbours + 1
+        why = max(needs, key=needs.__getitem__)
+        return needs[why], why
 
 
 class RestorationConfig(Frozen):

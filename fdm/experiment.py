@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, model_validator
 
@@ -37,6 +37,7 @@ from fdm.grids import Ablation, expand, merge, nested
 from fdm.plain import read_yaml
 
 PARAMS = Path("params")
+Made = TypeVar("Made")
 BLOCKS: dict[str, type[BaseModel]] = {
     "dataset": DatasetConfig,
     "network": NetworkConfig,
@@ -47,6 +48,8 @@ BLOCKS: dict[str, type[BaseModel]] = {
     "restoration": RestorationConfig,
     "exploration": ExplorationConfig,
 }
+NAMED = ("dataset", "network", "method")
+"""Blocks that have files of their own in ``params/``."""
 OPTIONAL = frozenset({"conditioning"})
 """Blocks that an experiment may do without."""
 
@@ -80,6 +83,14 @@ class Experiment(Frozen):
         plan = enumerate(process.plan(self.sampling.steps, self.sampling.spacing))
         found = {event.stage: n for n, event in plan if 0 < event.t == process.stages[event.stage].start}
         return dict(sorted(found.items()))
+
+    def check_count(self) -> None:
+        """Raise UserError where samples are too few to be scored. A validator does not: a few may be drawn to look at them."""
+        least, why = self.evaluation.least
+        if self.sampling.count < least:
+            raise UserError(
+                f"{self.name}: sampling.count={self.sampling.count} is too few to be scored; {why} needs {least}"
+            )
 
     @model_validator(mode="after")
     def _fits(self) -> Experiment:
@@ -170,12 +181,41 @@ class Suite(Frozen):
         return [(name, seed) for name, seeds in self.seeds.items() for seed in seeds]
 
 
+class Outline(Frozen):
+    """What a suite's file says of it, before anything is resolved: its dataset and network, which experiments may override, and numbers."""
+
+    name: str
+    title: str
+    dataset: str
+    network: str
+    experiments: int
+    runs: int
+
+
+def outlines() -> list[Outline]:
+    """Of every suite in ``params/suites``, by name.
+
+    Raises:
+        UserError: a file is no suite, or there is no ``params`` here.
+    """
+    names = sorted(path.stem for path in (PARAMS / "suites").glob("*.yaml")) or [
+        "digits"
+    ]  # which is then said to be missing
+    return [_outline(*_read_suite(name)) for name in names]
+
+
+def _outline(path: Path, file: _SuiteFile) -> Outline:
+    runs = sum(len(entry.seeds or file.seeds) for entry in file.experiments.values())
+    numbers = {"experiments": len(file.experiments), "runs": runs}
+    return Outline(name=path.stem, title=file.title, dataset=file.dataset, network=file.network, **numbers)
+
+
 def load_suite(suite: str, overrides: Sequence[str] = ()) -> Suite:
     """Read ``params/suites/<suite>.yaml`` (or a path to a suite file) and resolve every experiment in it.
 
     Args:
         suite: a name below ``params/suites`` or a path that ends in ``.yaml``.
-        overrides: ``key=value`` strings that apply to every experiment, for example ``training.images=1000``.
+        overrides: ``key=value`` strings that apply to every experiment, for example ``training.images=1000`` or ``network=lean32``.
 
     Raises:
         UserError: unknown suite, block or key, wrong type, or a contradiction; the message names file and key.
@@ -203,8 +243,8 @@ def load_experiment(reference: str, overrides: Sequence[str] = ()) -> Experiment
         return _resolve(path, file, name, overrides)
     if not reference.endswith((".yaml", ".yml")):
         raise UserError(f"{reference}: give SUITE:EXPERIMENT (for example digits:ddpm) or a resolved experiment file")
-    raw = _override(_read(Path(reference), "experiment"), overrides)
-    return experiment_from_dict(raw, reference)
+    raw = _read(Path(reference), "experiment")
+    return _overridden(experiment_from_dict, raw, overrides, reference, reference)
 
 
 def load_methods() -> dict[str, Frozen]:
@@ -215,9 +255,10 @@ def load_methods() -> dict[str, Frozen]:
 
 def load_dataset(name: str, overrides: Sequence[str] = ()) -> DatasetConfig:
     """Read ``params/datasets/<name>.yaml``; overrides are ``dataset.key=value``."""
+    path = _file("datasets", name)
     raw = {"dataset": {"name": name, **_block("datasets", name)}}
-    merged = _override(raw, overrides)["dataset"]
-    return DatasetConfig.model_validate(_validate(DatasetConfig, merged, f"params/datasets/{name}.yaml"))
+    make = lambda raw, where: DatasetConfig.model_validate(_validate(DatasetConfig, raw["dataset"], where))  # noqa: E731
+    return _overridden(make, raw, overrides, str(path), name)
 
 
 def experiment_from_dict(raw: Mapping[str, Any], where: str) -> Experiment:
@@ -296,7 +337,7 @@ def _resolve(path: Path, file: _SuiteFile, name: str, overrides: Sequence[str]) 
         merged["method"] = _name_autoencoders(
             merged["method"], f"{where}: method"
         )  # overrides may reach into the block
-    return experiment_from_dict(_override(merged, overrides), where)
+    return _overridden(experiment_from_dict, merged, overrides, where, f"{path.stem}:{name}")
 
 
 def _block(kind: str, name: str) -> dict[str, Any]:
@@ -380,7 +421,36 @@ def _read(path: Path, what: str) -> dict[str, Any]:
     return raw
 
 
+def _overridden(
+    make: Callable[[dict[str, Any], str], Made], raw: dict[str, Any], overrides: Sequence[str], where: str, name: str
+) -> Made:
+    """What ``make`` makes of ``raw`` with the overrides.
+
+    Args:
+        make: takes keys and values, and where they are from, for errors.
+        where: file that ``raw`` is from.
+        name: of what is being made.
+
+    Raises:
+        UserError: something is wrong in the file; or with overrides: names those without which all would be well.
+    """
+    try:
+        return make(_override(raw, overrides), where)
+    except UserError as error:
+        said, blamed = str(error), list(overrides)
+    for item in overrides:
+        rest = [other for other in blamed if other is not item]
+        try:
+            make(_override(raw, rest), where)
+        except UserError as error:
+            if str(error) == said:
+                blamed = rest
+    place = f"{' '.join(f'-o {item}' for item in blamed)}: {name}" if blamed else where
+    return make(_override(raw, blamed), place)
+
+
 def _override(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """``raw`` with each ``key=value``; dataset, network and method may be named: ``network=lean32`` stands for that file."""
     for item in overrides:
         key, separator, text = item.partition("=")
         if not separator or not key:
@@ -393,5 +463,12 @@ def _override(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
         unknown = next(iter(change))
         if unknown not in (*BLOCKS, "method", "title"):
             raise UserError(f"-o {item}: unknown key {unknown!r}{nearest(unknown, [*BLOCKS, 'method'])}")
-        raw = merge(raw, change)
+        if key in NAMED and isinstance(value, str):
+            try:
+                block = _block(f"{key}s", value)
+            except UserError as error:
+                raise UserError(f"-o {item}: {error}") from None
+            raw = {**raw, key: {"name": value, **block} if key == "dataset" else block}
+        else:
+            raw = merge(raw, change)
     return raw

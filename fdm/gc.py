@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -57,7 +58,7 @@ class Survey:
     Attributes:
         referred: a result refers to them, or a run that stays.
         busy: a process is at work on them.
-        young: unfinished, and changed within the time asked for.
+        young: changed within the time asked for, finished or not.
         removable: all others.
     """
 
@@ -83,17 +84,25 @@ def collect(results: Sequence[Path], days: float, dropped: bool, delete: bool) -
         size = sum(map(size_of, folders))
         for path in stale:
             yield f"{_size(size_of(path)):>12}  {path}: no longer in its suite"
+        names = names_of([*found.referred, *found.busy, *found.young, *found.removable])
         for run in found.removable:
-            state = "finished" if run.finished else "unfinished"
-            yield f"{_size(run.size):>12}  {run.folder}: {state}, {datetime.fromtimestamp(run.changed):%Y-%m-%d}"
+            state, day = "finished" if run.finished else "unfinished", datetime.fromtimestamp(run.changed)
+            age = (time.time() - run.changed) / 86400
+            whose = names.get(run.identity, "unknown experiment")
+            yield f"{_size(run.size):>12}  {run.folder}: {whose}, {state}, {day:%Y-%m-%d} ({age:.0f} days ago)"
         if delete:
             remove(folders)
     said = "removed" if delete else "can go (`--delete` removes them)" if folders else "can go"
     results_too = f"{len(stale)} results and " if dropped else ""
     yield f"{results_too}{len(found.removable)} runs, {_size(size)}: {said}"
+    if found.removable:
+        yield (
+            f"why: no file in {', '.join(map(str, results))} names them, and no run that stays needs them: made without --to, or "
+            f"for settings or code that have changed since"
+        )
     yield (
         f"{len(found.referred)} runs, {_size(sum(run.size for run in found.referred))}: results need them; {len(found.busy)} are at "
-        f"work; {len(found.young)} are unfinished and changed within {days:g} days"
+        f"work; {len(found.young)} changed within {days:g} days"
     )
 
 
@@ -102,7 +111,7 @@ def survey(results: Sequence[Path], days: float, without: Iterable[Path] = ()) -
 
     Args:
         results: folders whose JSON files refer to runs, at any depth.
-        days: unfinished runs that have changed within so many days stay.
+        days: runs that have changed within so many days stay: who makes one by hand, without --to, may still want it.
         without: folders in ``results`` that do not count.
 
     Raises:
@@ -113,7 +122,7 @@ def survey(results: Sequence[Path], days: float, without: Iterable[Path] = ()) -
     since = time.time() - days * 86400
     referred = {run for run in runs if run.identity in named}
     busy = {run for run in runs if run not in referred and is_held(run.folder)}
-    young = {run for run in runs if run not in referred | busy and not run.finished and run.changed > since}
+    young = {run for run in runs if run not in referred | busy and run.changed > since}
     referred |= _behind(referred | busy | young, runs) - busy - young
 
     def those(chosen: Iterable[StoredRun]) -> tuple[StoredRun, ...]:
@@ -147,6 +156,30 @@ def stored_runs() -> list[StoredRun]:
     return found
 
 
+def names_of(runs: Iterable[StoredRun]) -> dict[str, str]:
+    """By identity, whose runs these are, as far as their files say: ``ddpm seed 0 on digits32``.
+
+    A training says it in ``about.json``, the manifest of an evaluation for all that it is made of; other runs go by what they need.
+    """
+    named: dict[str, str] = {}
+    behind: dict[str, str] = {}
+    for run in runs:
+        about, manifest = _content(run, "about"), _content(run, "manifest")
+        with contextlib.suppress(KeyError, TypeError, AttributeError):
+            named[run.identity] = f"{about['experiment']} seed {about['seed']} on {about['dataset']}"
+        with contextlib.suppress(KeyError, TypeError, AttributeError):
+            experiment = manifest["experiment"]
+            name = f"{experiment['name']} seed {manifest['seed']} on {experiment['dataset']['name']}"
+            named = {**dict.fromkeys(manifest["identities"].values(), name), **named}
+        with contextlib.suppress(KeyError, TypeError, IndexError):
+            behind[run.identity] = _content(run, "needs")[0]
+        with contextlib.suppress(KeyError, TypeError):
+            behind[run.identity] = _content(run, run.kind)["train"]  # of a restoration, and the like
+    for _ in range(2):  # evaluation, samples, training: no chain is longer
+        named = {**{run: named[other] for run, other in behind.items() if other in named}, **named}
+    return named
+
+
 def referred_to(results: Sequence[Path], kinds: set[str], without: Sequence[Path] = ()) -> set[str]:
     """Identities in the JSON files of ``results``.
 
@@ -168,8 +201,8 @@ def referred_to(results: Sequence[Path], kinds: set[str], without: Sequence[Path
                 named |= found
         if len(named) == before:
             raise UserError(
-                f"{folder}: no results that refer to a run, so every run could go; make or pull them first (`snakemake`, "
-                f"`dvc pull`), or delete {root()} yourself"
+                f"{folder}: no results that refer to a run, so every run could go; make them first (`snakemake`), or pull "
+                f"them from a remote that has them (`dvc pull`), or delete {root()} yourself"
             )
     return named
 
@@ -234,6 +267,14 @@ def remove(folders: Iterable[Path]) -> None:
                 shutil.rmtree(hidden)
     except OSError as error:
         raise UserError(f"{error.filename}: cannot remove: {error.strerror}") from None
+
+
+def _content(run: StoredRun, name: str) -> Any:
+    """Of a JSON file of a run; None where it is missing or broken."""
+    try:
+        return json.loads((run.folder / f"{name}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
 
 
 def size_of(folder: Path) -> int:

@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from fdm.errors import Elsewhere, UserError
 
@@ -170,7 +170,7 @@ def connect(layout: Layout, device: torch.device) -> Fabric:
 def launch(several: Layout) -> int:
     """Run this command once for each device of this machine and wait; returns the exit status for all of them.
 
-    SIGTERM, SIGINT and SIGUSR1 are handed on.
+    SIGTERM, SIGINT and SIGUSR1 are handed on; after the first two this process ends of the same signal.
     """
     first = (
         {} if several.nodes > 1 else {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "NODE_RANK": "0"}
@@ -183,7 +183,7 @@ def launch(several: Layout) -> int:
         subprocess.Popen(words, env={**environment, "LOCAL_RANK": str(rank)}, stdin=subprocess.DEVNULL, process_group=0)
         for rank in range(several.devices)
     ]
-    with _handed_on(processes):
+    with _handed_on(processes) as signals:
         statuses = _wait(processes)
     killed = next((k for k, status in enumerate(statuses) if status < 0), None)
     kept = "the state that was saved last is kept, the same command goes on from there"
@@ -192,7 +192,25 @@ def launch(several: Layout) -> int:
         print(f"error: process {killed + 1} of {several.devices} was ended by {name}; {kept}", file=sys.stderr)
     elif any(statuses) and set(statuses) <= {0, Elsewhere.status}:
         print(f"error: the {several.world} processes have lost contact; {kept}", file=sys.stderr)
-    return 1 if any(statuses) else 0
+    if not any(statuses):
+        return 0
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if number in signals or 128 + number in statuses:
+            end_by(number)
+    return 1
+
+
+def end_by(number: int) -> NoReturn:
+    """End this process of a signal that it has caught, once all is saved: a shell's loop over runs then ends, too.
+
+    Under ``launch``, which does so itself when all have ended, and where the signal cannot end it: with status 128 + ``number``.
+    """
+    if LAUNCHER not in os.environ:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+    sys.exit(128 + number)
 
 
 def _wait(processes: list[subprocess.Popen[bytes]]) -> list[int]:
@@ -211,16 +229,18 @@ def _wait(processes: list[subprocess.Popen[bytes]]) -> list[int]:
 
 
 @contextlib.contextmanager
-def _handed_on(processes: list[subprocess.Popen[bytes]]) -> Iterator[None]:
-    """Hand signals on to ``processes``."""
+def _handed_on(processes: list[subprocess.Popen[bytes]]) -> Iterator[list[int]]:
+    """Hand signals on to ``processes``; yields the list of those that have come."""
+    come: list[int] = []
 
     def forward(number: int, frame: FrameType | None) -> None:
+        come.append(number)
         for process in processes:
             process.send_signal(number)
 
     old = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
     try:
-        yield
+        yield come
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)

@@ -23,6 +23,7 @@ from fdm.processes import Pretraining, build_process
 from fdm.records import complete
 from fdm.sources import source_version
 from fdm.store import (
+    check_target,
     checkpoint_seconds,
     export,
     exported,
@@ -103,7 +104,9 @@ class AutoencoderRun:
         """Train, resume, or find the finished autoencoder; returns its record, with all metrics that the experiment wants."""
         if (record := exported(self.target, "pretrain", self.identity)) and not self._missing(record):
             return record
-        folder = run_folder("pretrain", self.identity)
+        check_target(self.target)
+        about = {"experiment": self.experiment.name, "seed": self.seed, "dataset": self.experiment.dataset.name}
+        folder = run_folder("pretrain", self.identity, about=about)
         # Another experiment may be training the same autoencoder right now: then wait and take it.
         with locked(folder, wait=True):
             record = finished(folder, "pretrain", self.identity)
@@ -112,6 +115,7 @@ class AutoencoderRun:
                 from fdm.training.autoencoder import pretrain
 
                 sweep(folder)
+                self.open_data().require_reference(self.experiment.evaluation)
                 self.open_data().verify()
                 train, held_out = self._split()
                 outcome = pretrain(

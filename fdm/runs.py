@@ -35,6 +35,7 @@ from fdm.sampling.shards import draw_shard, finished_parts, merge_parts, shard_f
 from fdm.shards import check_shard, shard_range
 from fdm.sources import source_version
 from fdm.store import (
+    check_target,
     checkpoint_seconds,
     export,
     exported,
@@ -167,27 +168,24 @@ class Run:
         Returns:
             The record; None in every process but the first.
         """
-        if layout.world == 1 and (done := exported(self.target, "train", self.train_identity)):
-            return done
-        # A second of import time that finished runs need not pay.
-        from fdm.training.loop import train
-        from fdm.training.ranks import Ranks
-
         e = self.experiment
-        fabric = connect(layout, self.torch_device)
-        ranks = Ranks(fabric)
-        folder = run_folder("train", self.train_identity, self.pretrain_identity)
-        with ExitStack() as held, ranks.connected():
-            record: dict[str, Any] | None = None
+        with ExitStack() as held:
+            # One process looks before it pays two seconds for imports; of several, the first looks once all are connected.
+            if layout.world == 1 and (record := self._found(held)):
+                return record
+            from fdm.training.loop import train
+            from fdm.training.ranks import Ranks
+
+            fabric = connect(layout, self.torch_device)
+            ranks = Ranks(fabric)
+            held.enter_context(ranks.connected())
+            folder = self._train_folder()
+            record = None
             with ranks.together():
-                if ranks.zero and not (record := exported(self.target, "train", self.train_identity)):
-                    held.enter_context(locked(folder))
-                    record = finished(folder, "train", self.train_identity)
-                    if record:
-                        self._export(folder, TRAIN_FILES, record)
-                    else:
-                        sweep(folder)
-                        self.data.verify()
+                if ranks.zero and not (record := self._found(held) if layout.world > 1 else None):
+                    sweep(folder)
+                    self.data.require_reference(e.evaluation)
+                    self.data.verify()
             if any(ranks.highest(int(bool(record)))):
                 return record
             with ranks.together():
@@ -216,6 +214,7 @@ class Run:
         """
         if record := exported(self.target, "sample", self.sample_identity):
             return record
+        check_target(self.target)
         config = self.experiment.sampling
         wanted = shard_range(config.count, config.batch, shard, shards)
         folder = run_folder("sample", self.sample_identity, self.train_identity)
@@ -374,6 +373,23 @@ class Run:
         return network.to(self.torch_device).eval(), process
 
     # -- helpers -----------------------------------------------------------------------------------------------------
+
+    def _found(self, held: ExitStack) -> dict[str, Any] | None:
+        """The record of the finished training, its copies mended; else None, and the run is this process's until ``held`` ends."""
+        if record := exported(self.target, "train", self.train_identity):
+            return record
+        check_target(self.target)
+        folder = self._train_folder()
+        held.enter_context(locked(folder))
+        record = finished(folder, "train", self.train_identity)
+        if record:
+            self._export(folder, TRAIN_FILES, record)
+        return record
+
+    def _train_folder(self) -> Path:
+        e = self.experiment
+        about = {"experiment": e.name, "seed": self.seed, "dataset": e.dataset.name}
+        return run_folder("train", self.train_identity, self.pretrain_identity, about=about)
 
     def _is_evaluated(self, target: Path) -> bool:
         """Are the files of this evaluation all in ``target``, and intact? There, the manifest holds the record."""

@@ -20,6 +20,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -54,12 +55,13 @@ def checkpoint_seconds() -> float:
     return seconds
 
 
-def run_folder(kind: str, identity: str, *needs: str | None) -> Path:
+def run_folder(kind: str, identity: str, *needs: str | None, about: Mapping[str, Any] | None = None) -> Path:
     """Folder of one run, for example ``work/train-0123456789abcdef``; created if missing.
 
     Args:
         needs: identities of the runs that it starts from, where it has any. They are noted in ``needs.json``, so that nobody
             takes them away before this one is finished (``fdm.gc``).
+        about: whose run it is, noted in ``about.json`` for people: of several that share it the first.
     """
     folder = root() / f"{kind}-{identity}"
     try:
@@ -68,6 +70,8 @@ def run_folder(kind: str, identity: str, *needs: str | None) -> Path:
         raise UserError(f"{folder}: cannot create the run folder: {error.strerror}") from None
     if any(needs) and not (folder / "needs.json").is_file():
         write_json(folder / "needs.json", [run for run in needs if run])
+    if about and not (folder / "about.json").is_file():
+        write_json(folder / "about.json", about)
     return folder
 
 
@@ -107,7 +111,7 @@ def finished(folder: Path, kind: str, identity: str) -> dict[str, Any] | None:
     """The record of a run of the store if the run is complete, else None; the run is then to be made or resumed.
 
     Raises:
-        UserError: the record is damaged. Only the user can say whether the run should be made again.
+        UserError: the record, or a file that it lists, is damaged. Only the user can say whether the run should be made again.
     """
     path = folder / f"{kind}.json"
     if not path.exists():
@@ -115,10 +119,12 @@ def finished(folder: Path, kind: str, identity: str) -> dict[str, Any] | None:
     record = record_of(folder, kind, identity)
     if record is None:
         raise UserError(f"{path}: damaged record; delete it, then `fdm {kind}` makes this run again")
-    if all((folder / name).is_file() for name in record["files"]):
-        return record
-    path.unlink(missing_ok=True)  # what is made anew from here on is complete only when a new record says so
-    return None
+    if not all((folder / name).is_file() for name in record["files"]):
+        path.unlink(missing_ok=True)  # what is made anew from here on is complete only when a new record says so
+        return None
+    for name in record["files"]:
+        require_intact(folder / name, record)
+    return record
 
 
 def intact(path: Path, record: Mapping[str, Any]) -> bool:
@@ -276,6 +282,22 @@ def export(folder: Path, names: Sequence[str], target: Path, record: Mapping[str
             (target / last).unlink()
         for name in (*stale, last):
             write_atomic(target / name, lambda part, source=folder / name: shutil.copyfile(source, part))  # type: ignore[misc]
+
+
+def check_target(target: Path | None) -> None:
+    """Make the folder of a run's copies, where it is to have any: before the work, not after it.
+
+    Raises:
+        UserError: nothing can be written there.
+    """
+    if target:
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=target):
+                pass
+        except OSError as error:
+            why = "there is a file in its place" if target.is_file() else error.strerror
+            raise UserError(f"{target}: cannot write: {why}") from None
 
 
 def _same(source: Path, copy: Path) -> bool:

@@ -42,7 +42,8 @@ def error_of(result: subprocess.CompletedProcess[str]) -> str:
         (["verify"], "name at least one experiment"),
         (["verify", "smoke:fdm-ds-3", "--side", "6"], "cannot be verified at --side 6"),
         (["report", "smoke"], "results/smoke"),
-        (["show"], "name an experiment"),
+        (["show", "--yaml"], "--yaml and -o need an experiment"),
+        (["show", "smokes"], "no such suite file; did you mean 'smoke'"),
     ],
 )
 def test_wrong_words(smoke: Path, fdm: Command, words: list[str], expected: str) -> None:
@@ -75,7 +76,12 @@ def test_checkpoint_of_another_experiment(smoke: Path, fdm: Command) -> None:
 
 def test_too_few_samples(smoke: Path, fdm: Command) -> None:
     for verb in ("train", "sample"):
-        assert fdm(verb, "smoke:ddpm", *QUICK).returncode == 0
+        done = fdm(verb, "smoke:ddpm", *QUICK)
+        assert done.returncode == 0
+        assert (
+            "note: ddpm: sampling.count=64 is too few to be scored; evaluation.features=efficientnet-lite0 needs 113"
+            in done.stderr
+        )
     message = error_of(fdm("evaluate", "smoke:ddpm", *QUICK))
     assert "64" in message and "sampling.count" in message
     assert not list(Path("work").glob("evaluate-*/metrics.json"))
@@ -97,9 +103,19 @@ def test_missing_weights(project: Path, fdm: Command) -> None:
 
 def test_no_permission(smoke: Path, fdm: Command) -> None:
     Path("blocked").write_text("a file where a folder should be")
-    assert "blocked" in error_of(fdm("train", "smoke:ddpm", "--to", "blocked/here", *QUICK))
-    assert list(Path("work").glob("train-*/train.json")), "the run itself is kept"
     assert "blocked" in error_of(fdm("train", "smoke:ddpm", *QUICK, FDM_WORK="blocked"))
+
+
+@pytest.mark.parametrize(
+    ("to", "why"), [("blocked/here", "Not a directory"), ("blocked", "there is a file in its place")]
+)
+def test_a_place_for_copies_is_tried_before_the_work(smoke: Path, fdm: Command, to: str, why: str) -> None:
+    Path("blocked").write_text("a file where a folder should be")
+    assert f"error: {to}: cannot write: {why}" == error_of(fdm("train", "smoke:ddpm", "--to", to, *QUICK))
+    assert not Path("work").exists()
+    assert fdm("train", "smoke:ddpm", *QUICK).returncode == 0
+    assert f"error: {to}: cannot write: {why}" == error_of(fdm("sample", "smoke:ddpm", "--to", to, *QUICK))
+    assert [path.name.partition("-")[0] for path in Path("work").iterdir()] == ["train"], "no sample is drawn"
 
 
 def test_no_space(smoke: Path) -> None:
@@ -142,6 +158,15 @@ def test_the_same_command_again_does_nothing(smoke: Path, fdm: Command) -> None:
     assert Path("out/model.safetensors").stat().st_mtime_ns == before and not Path("another").exists()
     Path("out/model.safetensors").unlink()
     assert fdm(*words).returncode == 0 and Path("out/model.safetensors").exists(), "copied again from the run store"
+
+
+def test_a_finished_run_is_found_without_lightning(smoke: Path, fdm: Command) -> None:
+    """Its import is what a command that has nothing to do would spend most of its time on."""
+    words = ["train", "smoke:ddpm", *QUICK]
+    assert fdm(*words).returncode == 0
+    code = "import sys; from fdm.cli import main\ntry: main()\nfinally: print('lightning_fabric' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert done.stdout == "False\n" and "trained on 128 images" in done.stderr
 
 
 def test_results_are_readable_without_pickle(smoke: Path, fdm: Command) -> None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
+from commandline import attempt
 from conftest import REPOSITORY
 
 from fdm.errors import UserError
-from fdm.experiment import experiment_from_dict, identity, json_schema, load_experiment, load_suite
+from fdm.experiment import experiment_from_dict, identity, json_schema, load_dataset, load_experiment, load_suite
 from fdm.report.plan import read_plan
 
 SUITES = sorted(path.stem for path in (REPOSITORY / "params/suites").glob("*.yaml"))
@@ -48,11 +50,21 @@ def test_every_suite_resolves_and_survives_a_round_trip(project: Path, suite: st
         ("network.channels=10", ["multiple of 8"]),
         ("evaluation.features=[inception-v2]", ["features", "did you mean 'inception-v3'"]),
         ("evaluation.features=[]", ["at least one network"]),
+        ("evaluation.reference_limit=112", ["reference_limit=112 is too few", "efficientnet-lite0 needs 113"]),
+        (
+            "evaluation.reference_limit=149; evaluation.kid_subset_size=150",
+            ["evaluation.kid_subset_size=150 needs 150"],
+        ),
         ("dataset.resolution=eight", ["dataset: resolution", "valid integer"]),
         ("nonsense", ["expected key=value"]),
         ("trainin.lr=1", ["unknown key 'trainin'", "did you mean 'training'"]),
         ("training.lr=[", ["not valid YAML"]),
         ("training.lr=.nan", ["lr", "finite"]),
+        (
+            "network=lean3",
+            ["-o network=lean3: params/networks/lean3.yaml: no such network file; did you mean 'lean32'"],
+        ),
+        ("method=../ddpm", ["-o method=../ddpm: ", "a plain folder name is wanted"]),
     ],
 )
 def test_bad_values_are_one_clear_line(project: Path, override: str, words: list[str]) -> None:
@@ -62,6 +74,48 @@ def test_bad_values_are_one_clear_line(project: Path, override: str, words: list
     assert "\n" not in message
     for word in words:
         assert word in message, message
+
+
+@pytest.mark.parametrize(
+    ("overrides", "blamed"),
+    [
+        ("training.lr=fast", "-o training.lr=fast"),
+        ("sampling.steps=50; training.lr=fast; title=x", "-o training.lr=fast"),
+        (
+            "method.predict=operator; training.lr=1; method.target=eps",
+            "-o method.predict=operator -o method.target=eps",
+        ),
+        ("training.lr=fast; training.lr=slow", "-o training.lr=slow"),
+    ],
+)
+def test_errors_name_the_overrides_that_are_wrong(project: Path, overrides: str, blamed: str) -> None:
+    for reference in ("smoke:fdm-ds-3", "one.yaml"):
+        Path("one.yaml").write_text(yaml.safe_dump(load_experiment("smoke:fdm-ds-3").model_dump(mode="json")))
+        with pytest.raises(UserError) as caught:
+            load_experiment(reference, overrides.split("; "))
+        assert str(caught.value).startswith(f"{blamed}: {reference}: ")
+    path = Path("params/suites/smoke.yaml")
+    path.write_text(path.read_text().replace("images:", "imges:"))
+    with pytest.raises(
+        UserError, match=r"^params/suites/smoke.yaml: experiments.fdm-ds-3: training: imges: unknown key"
+    ):
+        load_experiment("smoke:fdm-ds-3", ["sampling.steps=50"])
+
+
+def test_errors_of_a_dataset_name_the_override(project: Path) -> None:
+    with pytest.raises(UserError, match=r"^-o dataset.resolution=eight: digits8: resolution: "):
+        load_dataset("digits8", ["training.lr=1", "dataset.resolution=eight"])
+
+
+def test_an_override_may_name_a_file_of_params(project: Path) -> None:
+    """The file takes the place of the block: nothing of the old one is left, and later overrides apply to it."""
+    base, other = load_experiment("digits:fdm-ds-3"), load_experiment("digits:ddpm", ["title=x"])
+    found = load_experiment(
+        "digits:fdm-ds-3", ["method=ddpm", "network=tiny8", "network.channels=16", "dataset=digits8"]
+    )
+    assert found.method == other.method and found.dataset == load_dataset("digits8")
+    assert found.network == load_experiment("smoke:ddpm").network.model_copy(update={"channels": 16})
+    assert found.training == base.training
 
 
 def test_errors_name_the_file_that_is_wrong(project: Path) -> None:
@@ -90,6 +144,24 @@ def test_another_folder_than_the_project_is_said(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=f"no folder params in {tmp_path}; run `fdm` at the root of the project"):
         load_experiment("smoke:ddpm")
+
+
+def test_show_lists_what_there_is(project: Path) -> None:
+    listed = attempt("show").stdout
+    for kind in ("suites", "datasets", "networks", "methods", "autoencoders"):
+        for path in Path("params", kind).glob("*.yaml"):
+            assert re.search(rf"(?m)(^|[ ,]){re.escape(path.stem)}([ ,\n]|$)", listed), path
+    assert re.search(r"^ablations +Ablations on .* digits16 +small16 +35 +105 *$", listed, re.MULTILINE)
+    one = attempt("show", "digits", "-o", "sampling.steps=7").stdout
+    assert one.startswith("digits: Handwritten digits at 32×32 (data: digits32)")
+    for name, experiment in load_suite("digits").experiments.items():
+        row = rf"^{name} .* {experiment.method.process} +multistep2 +7 +500 +19,200 +0 *$"
+        assert re.search(row, one, re.MULTILINE), one
+
+
+def test_a_list_says_which_suite_is_broken(project: Path) -> None:
+    Path("params/suites/mine.yaml").write_text("title: x\n")
+    assert "error: params/suites/mine.yaml: dataset: this key is required" in attempt("show").stderr
 
 
 def test_version(fdm: Callable[..., subprocess.CompletedProcess[str]]) -> None:

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import resource
+import shlex
 import shutil
 import stat
 import struct
@@ -26,6 +27,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from commandline import attempt
 from PIL import Image
 from pydantic import ValidationError
 
@@ -212,8 +214,15 @@ def test_no_op_needs_no_write_access(digits, tmp_path, monkeypatch):
     prepare(config(name="d", source="sklearn-digits", channels=1, fit="exact"), tmp_path / "data")
 
 
-def test_another_spec_is_prepared_anew(digits, tmp_path):
-    store = prepare(config(name="d", source="sklearn-digits", channels=3, fit="exact", limit=10), tmp_path / "data")
+def test_another_spec_is_prepared_anew_only_when_asked(digits, tmp_path):
+    other = config(name="d", source="sklearn-digits", channels=3, fit="exact", limit=10)
+    with pytest.raises(UserError) as caught:
+        prepare(other, tmp_path / "data")
+    one_line(
+        caught, "was prepared with channels=1, limit=None, wanted is channels=3, limit=10; `fdm data d -o ", " --force`"
+    )
+    assert open_store(digits.folder).digest == digits.digest
+    store = prepare(other, tmp_path / "data", force=True)
     assert store.split("train").images.shape == (10, 3, 8, 8)
     assert store.split("test").images.shape[0] == 359  # limit is about training images
     assert store.digest != digits.digest
@@ -224,7 +233,24 @@ def test_store_of_another_description_is_refused(digits):
     digits.require(same)
     with pytest.raises(UserError) as caught:
         digits.require(same.model_copy(update={"limit": 7}))
-    one_line(caught, "prepared with limit=None, wanted is limit=7", "fdm data d -o dataset.limit=7")
+    one_line(caught, "prepared with limit=None, wanted is limit=7", "fdm data d -o dataset.limit=7 --force")
+
+
+@pytest.mark.parametrize("folder", ["plain", "two words", "a: b", "it's", "null", "1"])
+def test_the_command_that_an_error_names_works(project, capsys, monkeypatch, folder):
+    """As a shell reads it; --force needs no path that was given once."""
+    for name in ("first", folder):
+        Path(name).mkdir()
+        Image.fromarray(noise(0)).save(Path(name, "one.png"))
+    Path("params/datasets/mine.yaml").write_text("source: folder\nresolution: 8\nchannels: 3\n")
+    assert attempt("data", "mine", "-o", "dataset.path=first").status == 0
+    with pytest.raises(UserError) as caught:
+        open_store(Path("data/mine")).require(config(path=folder, resolution=4))
+    words = shlex.split(str(caught.value).split("`")[1])
+    assert words[0] == "fdm" and attempt(*words[1:]).status == 0
+    assert open_store(Path("data/mine")).manifest["spec"]["path"] == folder
+    assert attempt("data", "mine", "-o", "dataset.resolution=4", "--force").status == 0
+    open_store(Path("data/mine")).require(config(path=folder, resolution=4))
 
 
 def test_data_brought_once_need_not_be_pointed_at_again(images, tmp_path):
@@ -232,8 +258,20 @@ def test_data_brought_once_need_not_be_pointed_at_again(images, tmp_path):
     shutil.rmtree(images)
     assert prepare(config(), tmp_path / "data", tmp_path / "dl").digest == digest
     with pytest.raises(UserError) as caught:
-        prepare(config(path=str(tmp_path / "elsewhere")), tmp_path / "data", tmp_path / "dl")
+        prepare(config(path=str(tmp_path / "elsewhere")), tmp_path / "data", tmp_path / "dl", force=True)
     one_line(caught, "no such folder or zip")
+
+
+def test_too_few_images_to_score_against_are_found_before_training(smoke, monkeypatch):
+    monkeypatch.setattr("fdm.training.loop.train", lambda *a, **k: pytest.fail("trained"))
+    limited = ("-o", "dataset.limit=200", "-o", "evaluation.kid_subset_size=250")
+    assert attempt("data", "digits8", *limited, "--force").status == 0
+    said = attempt("train", "smoke:ddpm", *limited).stderr
+    assert said == (
+        "error: data/digits8: the train split has 200 images, too few to score samples against; "
+        "evaluation.kid_subset_size=250 needs 250\n"
+    )
+    assert not list(Path("work").glob("*/model.safetensors"))
 
 
 def test_truncated_store_is_found_and_rebuilt(digits, tmp_path):
@@ -333,13 +371,13 @@ def test_interrupted_preparation_leaves_nothing_partial(images, tmp_path, when):
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        prepare(keys, data, tmp_path / "dl", progress=interrupt)
+        prepare(keys, data, tmp_path / "dl", force=True, progress=interrupt)
     if before:
         assert open_store(data / "mine").digest == before.digest
     else:
         assert not (data / "mine").exists()
     assert not [path for path in data.iterdir() if path.suffix in (".part", ".old")]
-    assert len(prepare(keys, data, tmp_path / "dl").split("train").images) == 6
+    assert len(prepare(keys, data, tmp_path / "dl", force=True).split("train").images) == 6
 
 
 def test_leftovers_of_a_killed_process_are_cleared(images, tmp_path):

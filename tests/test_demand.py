@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -89,8 +90,9 @@ def test_only_the_warning_requeues(
 
     monkeypatch.setenv("SLURM_JOB_ID", "12")
     monkeypatch.setattr(cli, "app", interrupted)
+    monkeypatch.setattr(cli, "end_by", lambda by: sys.exit(128 + by))
     with pytest.raises(SystemExit) as end:
         cli.main()
-    assert end.value.code == 1
+    assert end.value.code == (1 if asked else 128 + number)
     assert (scontrol / "asked").exists() == asked
     assert "error: stopped" in capsys.readouterr().err

@@ -413,6 +413,30 @@ def test_damaged_file_in_the_store_is_not_copied(
 
 
 @pytest.mark.parametrize(
+    ("verb", "name"),
+    [
+        pytest.param("train", "model.safetensors", id="model"),
+        pytest.param("sample", "grid.png", id="picture"),
+        pytest.param("evaluate", "cost.json", id="cost"),
+    ],
+)
+def test_damage_in_the_store_is_found_without_copies(
+    place: Path, calm: Path, capsys: pytest.CaptureFixture[str], verb: str, name: str
+) -> None:
+    """Without --to there is nothing to copy: what is damaged is not called finished for that."""
+    shutil.rmtree("results")
+    flip(stored(verb, name))
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        call(verb, "faults:ddpm")
+    said = capsys.readouterr().err
+    assert end.value.code == 1 and said.startswith(f"error: {stored(verb, name)}: missing or damaged"), said
+    stored(verb, name).unlink()
+    run(verb)
+    same(calm, {"train": "model.safetensors", "sample": "samples.npy", "evaluate": "metrics.json"}[verb])
+
+
+@pytest.mark.parametrize(
     "damage",
     [
         pytest.param(truncate, id="truncated"),
@@ -643,6 +667,7 @@ def test_read_only_folder(
     disk(folder, "size=24m")
     disk(folder, "ro")
     stops(capsys, "sample", folder, os.strerror(errno.EROFS))
+    assert not list(Path("work").glob("sample-*/*.np[yz]")), "nothing is drawn that could not be kept"
     disk(folder, "rw")
     run("sample")
     same(calm)
@@ -688,6 +713,9 @@ def _process(*words: str, start: tuple[str, ...] = ("-m", "fdm"), **environment:
     )
 
 
+SAVING = {"FDM_CHECKPOINT_SECONDS": "0", "OMP_NUM_THREADS": "1"}
+
+
 @pytest.mark.parametrize(
     "number",
     [pytest.param(signal.SIGKILL, id="SIGKILL"), pytest.param(signal.SIGINT, id="SIGINT")],
@@ -701,10 +729,28 @@ def test_sampling_is_ended_by_a_signal(place: Path, calm: Path, number: signal.S
         time.sleep(0.05)
     process.send_signal(number)
     _, said = process.communicate(timeout=300)
-    assert process.returncode != 0 and "Traceback" not in said
+    assert process.returncode == -number and "Traceback" not in said
+    assert number == signal.SIGKILL or "stopped by SIGINT; what is finished is kept" in said.splitlines()[-1]
     assert not (OUT / "samples.npy").exists()
     run("sample")
     same(calm)
+
+
+def test_ctrl_c_ends_a_loop(begun: Path, calm: Path) -> None:
+    """As a terminal sends it, to the shell as well: no later run of the loop begins, and the same loop ends alike."""
+    loop = f"for seed in 0 1; do {sys.executable} -m fdm train faults:ddpm --seed $seed --to {OUT.parent}/seed$seed --threads 1; done"
+    words = ["bash", "-c", loop.replace("--threads 1", "--threads 1 -o training.images=480000")]
+    shell = subprocess.Popen(
+        words, stderr=subprocess.PIPE, text=True, start_new_session=True, env={**os.environ, **SAVING}
+    )
+    while len(list(Path("work").glob("train-*/state.safetensors"))) < 2:
+        assert shell.poll() is None, shell.communicate()
+        time.sleep(0.05)
+    os.killpg(shell.pid, signal.SIGINT)
+    _, said = shell.communicate(timeout=300)
+    assert shell.returncode == -signal.SIGINT and said.count("stopped by SIGINT") == 1 and "seed 1" not in said
+    subprocess.run(["bash", "-c", loop], check=True)
+    same(calm, "model.safetensors")
 
 
 def test_nobody_reads_the_progress(begun: Path, calm: Path) -> None:

@@ -112,21 +112,25 @@ def test_the_list_names_sizes_and_removes_nothing() -> None:
     _result(1)
     said = _collect(delete=False).splitlines()
     day = time.strftime("%Y-%m-%d", time.localtime(Path("work", f"train-{_name(2)}").stat().st_mtime))
-    assert said[0] == f"      0.0 MB  work/train-{_name(2)}: finished, {day}"
-    assert said[1].startswith(f"      0.0 MB  work/train-{_name(3)}: unfinished, ")
+    assert said[0] == f"      0.0 MB  work/train-{_name(2)}: unknown experiment, finished, {day} (400 days ago)"
+    assert said[1].startswith(f"      0.0 MB  work/train-{_name(3)}: unknown experiment, unfinished, ")
     assert said[2] == "2 runs, 0.0 MB: can go (`--delete` removes them)"
-    assert said[3] == "1 runs, 0.0 MB: results need them; 0 are at work; 1 are unfinished and changed within 7 days"
+    assert said[3].startswith(
+        "why: no file in results names them, and no run that stays needs them: made without --to, or "
+    )
+    assert said[4] == "1 runs, 0.0 MB: results need them; 0 are at work; 1 changed within 7 days"
     assert len(_left()) == 5
     sizes = {run.identity: run.size for run in stored_runs()}
     record = Path("work", f"train-{_name(1)}", "train.json").stat().st_size
     assert sizes == {_name(1): 1000 + record, _name(2): 1000 + record, _name(3): 1000, _name(4): 1000}
 
 
-def test_unfinished_runs_go_when_asked() -> None:
-    _make(1), _make(2, finished=False, days=3), _make(3, finished=False, days=0.5)
+def test_young_runs_go_when_asked() -> None:
+    """Also finished ones: who trains by hand, without --to, has no results that could name the run."""
+    _make(1), _make(2, finished=False, days=3), _make(3, finished=False, days=0.5), _make(4, days=3), _make(5, days=0.5)
     _result(1)
     _collect(days=1)
-    assert _left() == {f"train-{_name(1)}", f"train-{_name(3)}"}
+    assert _left() == {f"train-{_name(n)}" for n in (1, 3, 5)}
     _collect(days=0)
     assert _left() == {f"train-{_name(1)}"}
 
@@ -257,10 +261,13 @@ def test_real_runs_say_what_they_need(smoke: Path) -> None:
     changes = ["training.images=128", "sampling.count=8", "sampling.steps=2"]
     run = Run(load_experiment("smoke:ddpm", changes), 0, "cpu", Path("results/smoke/ddpm/seed0"))
     other = Run(load_experiment("smoke:ddpm", changes), 1, "cpu")
-    run.train(), other.train(), run.sample()
+    run.train(), other.train(), run.sample(), other.sample()
     for name in ("train.json", "model.safetensors", "training.csv"):
         Path("results/smoke/ddpm/seed0", name).unlink()
-    _collect()
+    assert "3 changed within 7 days" in _collect(), "the training behind these samples too"
+    said = _collect(days=0)
+    for identity in (other.train_identity, other.sample_identity):
+        assert f"-{identity}: ddpm seed 1 on digits8, finished, " in said and "(0 days ago)" in said
     assert _left() == {f"train-{run.train_identity}", f"sample-{run.sample_identity}"}
     needs = json.loads(Path("work", f"sample-{run.sample_identity}", "needs.json").read_text())
     assert needs == [run.train_identity]

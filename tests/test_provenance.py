@@ -352,7 +352,9 @@ def test_a_missing_file_is_a_fault_unless_dvc_has_it(made: Path, name: str, trac
     finally:
         Path("kept").rename(path)
         note.unlink(missing_ok=True)
-    assert (found.status, found.said) == (("absent", "not here (dvc pull)") if tracked else ("bad", "missing"))
+    assert (found.status, found.said) == (
+        ("absent", "not here (dvc pull from a remote that has it)") if tracked else ("bad", "missing")
+    )
 
 
 def test_a_run_in_the_making_is_no_fault(made: Path, tmp_path: Path) -> None:
@@ -493,7 +495,11 @@ def test_a_clone_without_large_files_passes(
     Path("results/tiny.dvc").write_text("outs:\n- path: tiny\n")
     call("check")
     said = capsys.readouterr().out
-    assert "✗" not in said and "more: not here (dvc pull)" in said and "data/digits8: not here" in said
+    assert (
+        "✗" not in said
+        and "more: not here (dvc pull from a remote that has it)" in said
+        and "data/digits8: not here" in said
+    )
     call("trace", "tiny", "main", "ddpm", "frechet")
     assert "✓ as recorded" in capsys.readouterr().out
     table = Path("reports/tiny/tables/training.csv")

@@ -14,10 +14,10 @@ import pytest
 import torch
 from torch_fidelity.metric_kid import kernel_mmd
 
-from fdm.config import EvaluationConfig
+from fdm.config import FEATURES, EvaluationConfig
 from fdm.errors import UserError
 from fdm.evaluation import features, scores, weights
-from fdm.evaluation.features import Kept
+from fdm.evaluation.features import DIMENSIONS, Kept
 from fdm.evaluation.scores import (
     check_counts,
     extract_shard,
@@ -445,3 +445,30 @@ def test_clean_pipeline_is_the_same_network_behind_another_resize(
         first, second = (features.extract(embed, images) for embed in networks)
         assert first.shape == (2, 2048)
         assert limit[0] <= np.abs(first - second).max() <= limit[1]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        EvaluationConfig(kid_subset_size=50),
+        EvaluationConfig(kid_subset_size=500),
+        EvaluationConfig(kid_subset_size=2, neighbours=700),
+        EvaluationConfig(features=("efficientnet-lite0", "inception-v3"), kid_subset_size=50),
+    ],
+)
+def test_experiments_know_how_many_images_scores_need(config: EvaluationConfig) -> None:
+    """``least`` is where ``check_counts`` begins to agree: settings are refused by it long before there are any images."""
+    assert {name: DIMENSIONS[name] for name in FEATURES} == FEATURES
+    least, why = config.least
+
+    def enough(samples: int, reference: int) -> bool:
+        try:
+            for name in config.features:
+                check_counts(name, samples, reference, config)
+        except UserError:
+            return False
+        return True
+
+    assert enough(least, least) and not enough(least - 1, 10**6) and not enough(10**6, least - 1)
+    key, value = why.removeprefix("evaluation.").split("=")
+    assert value in str(getattr(config, key))

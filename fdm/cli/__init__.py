@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import errno
-import importlib.metadata
 import signal
 import sys
 from typing import Annotated
 
 import typer
 
+from fdm import __version__
 from fdm.allocator import keep_freed_memory
 from fdm.cli import conditional, inspection, pipeline, results
 from fdm.cli.base import say
 from fdm.errors import Elsewhere, Interrupted, UserError
-from fdm.launch import end_with_launcher
+from fdm.launch import end_by, end_with_launcher
 from fdm.slurm import requeue
 
 app = typer.Typer(
@@ -39,7 +39,7 @@ for panel, verbs in VERBS.items():
 
 def _version(asked: bool) -> None:
     if asked:
-        print(f"fdm {importlib.metadata.version('fdm')}")
+        print(f"fdm {__version__}")
         raise typer.Exit
 
 
@@ -63,7 +63,7 @@ def _one_line(text: str) -> str:
 
 
 def main() -> None:
-    """Entry point: one clear line and status 1 for everything a user can mend."""
+    """Entry point: one clear line and status 1 for everything a user can mend; what SIGINT or SIGTERM stops ends of it."""
     keep_freed_memory()
     end_with_launcher()
     try:
@@ -71,9 +71,16 @@ def main() -> None:
     except UserError as error:
         if not isinstance(error, Elsewhere):
             say(f"error: {_one_line(str(error))}")
-        if isinstance(error, Interrupted) and error.signal == signal.SIGUSR1:
+        if isinstance(error, Interrupted):
+            if error.signal != signal.SIGUSR1:
+                end_by(error.signal)
             requeue()
         sys.exit(error.status)
+    except SystemExit as end:
+        if end.code == 128 + signal.SIGINT:  # what Typer makes of Ctrl-C
+            say("stopped by SIGINT; what is finished is kept, the same command goes on from there")
+            end_by(signal.SIGINT)
+        raise
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise

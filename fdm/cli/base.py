@@ -16,7 +16,10 @@ Reference = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="SUITE:NAME
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
-        "-o", "--override", metavar="KEY=VALUE", help="Override a key, e.g. training.images=1000. Repeatable."
+        "-o",
+        "--override",
+        metavar="KEY=VALUE",
+        help="Override a key, e.g. training.images=1000, or name a dataset, network or method: network=lean32. Repeatable.",
     ),
 ]
 Seed = Annotated[int, typer.Option(min=0, max=(1 << 63) - 1, help="Seed of everything random.")]

@@ -61,7 +61,10 @@ def verify(
 
 def show(
     experiment: Annotated[
-        str | None, typer.Argument(metavar="[EXPERIMENT]", help="SUITE:NAME, or a file; with --cost also a SUITE.")
+        str | None,
+        typer.Argument(
+            metavar="[EXPERIMENT]", help="SUITE:NAME, or a file; a SUITE for a list. Default: list all suites."
+        ),
     ] = None,
     override: Overrides = None,
     as_yaml: Annotated[bool, typer.Option("--yaml", help="Print the resolved experiment as a file to keep.")] = False,
@@ -79,15 +82,16 @@ def show(
     measured: Annotated[bool, typer.Option(help="With --cost: time this machine instead of assuming a card.")] = False,
     threads: Threads = None,
 ) -> None:
-    """Show what an experiment is and costs: configuration, parameters, FLOPs, evaluations, time on this machine.
+    """List suites, or the experiments of one; show what an experiment is and costs: configuration, parameters, FLOPs, time here.
 
-    Example: fdm show digits:fdm-ds-3, fdm show --cost cifar10
+    Example: fdm show · fdm show digits · fdm show digits:fdm-ds-3 · fdm show --cost cifar10
     """
-    from fdm.experiment import json_schema, load_experiment
+    from fdm.experiment import json_schema, load_experiment, load_suite
 
     if schema:
         print(json.dumps(json_schema(), indent=2))
         return
+    console = Console(width=None if sys.stdout.isatty() else 140)
     if not cost and (measured or peak_tflops is not None or utilisation is not None):
         raise UserError("--measured, --peak-tflops and --utilisation go with --cost")
     if cost:
@@ -97,10 +101,18 @@ def show(
             raise UserError("--measured times this machine; it takes neither --peak-tflops nor --utilisation")
         set_threads(threads)
         rate = None if measured else Rate(peak_tflops, UTILISATION if utilisation is None else utilisation)
-        print_cost(experiment, override or (), rate, Console(width=None if sys.stdout.isatty() else 140))
+        print_cost(experiment, override or (), rate, console)
         return
-    if experiment is None:
-        raise UserError("name an experiment, for example digits:ddpm, or give --schema or --cost")
+    if experiment is None or not (":" in experiment or experiment.endswith((".yaml", ".yml"))):
+        from fdm.cli.listing import print_suite, print_suites
+
+        if as_yaml or (override and experiment is None):
+            raise UserError("--yaml and -o need an experiment, for example digits:ddpm")
+        if experiment is None:
+            print_suites(console)
+        else:
+            print_suite(load_suite(experiment, override or ()), console)
+        return
     resolved = load_experiment(experiment, override or ())
     text = yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     if as_yaml:

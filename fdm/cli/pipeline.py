@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import ExitStack
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,11 +13,16 @@ from fdm.cli.base import Device, Overrides, Reference, Seed, Shard, Target, Thre
 from fdm.errors import UserError
 from fdm.launch import ALONE, launch, layout
 
+if TYPE_CHECKING:  # torch's import time
+    from fdm.runs import Run
+
 
 def data(
     dataset: Annotated[str, typer.Argument(help="Name of a file in params/datasets, for example digits32.")],
     override: Overrides = None,
-    force: Annotated[bool, typer.Option(help="Prepare again even if the store is complete.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Prepare again, and replace what was made from another description.")
+    ] = False,
 ) -> None:
     """Fetch, check and pack a dataset into data/NAME/.
 
@@ -38,7 +43,7 @@ def data(
 
         store = prepare(load_dataset(dataset, override or ()), force=force, progress=progress)
     for name, split in store.manifest["splits"].items():
-        say(f"data/{dataset}/{name}: {split['count']:,} images of {'×'.join(map(str, split['shape'][1:]))}")
+        say(f"{store.folder}/{name}: {split['count']:,} images of {'×'.join(map(str, split['shape'][1:]))}")
 
 
 def pretrain(
@@ -105,6 +110,8 @@ def train(
         if not run.trained:
             sys.exit(launch(several))
         several = ALONE
+    if several.rank == 0:
+        _note_count(run)
     record = run.train(several)
     if record:
         say(
@@ -128,7 +135,9 @@ def sample(
 
     Example: fdm sample digits:ddpm --shard 2/4
     """
-    record = run_of(experiment, seed, to, override, device, threads).sample(*_shard(shard))
+    run = run_of(experiment, seed, to, override, device, threads)
+    _note_count(run)
+    record = run.sample(*_shard(shard))
     if record:
         say(
             f"{experiment} seed {seed}: {record['count']:,} samples in {record['seconds']:.0f} s (run {record['identity']})"
@@ -160,6 +169,14 @@ def evaluate(
         return
     for network, scores in metrics["features"].items():
         say(f"{experiment} seed {seed}: {network}: " + ", ".join(f"{k} {v:.4g}" for k, v in scores.items()))
+
+
+def _note_count(run: Run) -> None:
+    """Say that samples will be too few to be scored, if so: they may be meant for the eye alone."""
+    try:
+        run.experiment.check_count()
+    except UserError as error:
+        say(f"note: {error}; `fdm evaluate` will refuse")
 
 
 def _shard(text: str) -> tuple[int, int]:

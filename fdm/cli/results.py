@@ -142,9 +142,7 @@ def gc(
     dropped: Annotated[
         bool, typer.Option("--dropped", help="Also results of experiments and seeds that their suite no longer names.")
     ] = False,
-    unfinished: Annotated[
-        float, typer.Option(metavar="DAYS", min=0, help="Unfinished runs that changed within so many days stay.")
-    ] = 7,
+    days: Annotated[float, typer.Option(metavar="DAYS", min=0, help="Runs that changed within so many days stay.")] = 7,
     results: Annotated[
         list[Path] | None,
         typer.Option(metavar="DIR", help="Results that count, repeatable: all that use this store. Default: results."),
@@ -152,11 +150,13 @@ def gc(
 ) -> None:
     """List, or remove, runs of the store (work/, or $FDM_WORK) that no result refers to; docs/dvc.md.
 
+    A run that was made by hand, without --to, is in no result: it goes once it is older than --days.
+
     Example: fdm gc, then fdm gc --delete
     """
     from fdm.gc import collect
 
-    for line in collect(results or [Path("results")], unfinished, dropped, delete):
+    for line in collect(results or [Path("results")], days, dropped, delete):
         print(line)
 
 

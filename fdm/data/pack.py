@@ -18,7 +18,7 @@ from fdm.data.fit import fit_image
 from fdm.data.locks import held
 from fdm.data.sources import Part, Source, open_source
 from fdm.data.sources.files import pillow_quiet
-from fdm.data.store import Store, manifest_digest, open_store, stored_spec
+from fdm.data.store import Store, manifest_digest, open_store, read_manifest, stored_spec
 from fdm.errors import UserError
 from fdm.store import write_json
 
@@ -35,6 +35,8 @@ def prepare(
 ) -> Store:
     """Make ``root/<name>/`` from the source of ``config``; do nothing when it is there, intact and of the same spec.
 
+    Where ``config`` names no path, that of the store that is there counts.
+
     Everything is built in a hidden sibling folder and renamed at the end, so a store is there wholly or not at all.
     A second process that prepares the same dataset waits and then finds it done.
 
@@ -46,8 +48,8 @@ def prepare(
         progress: called as ``progress(split, images done, images in all)`` now and then.
 
     Raises:
-        UserError: the source cannot be had, an image cannot be used, or the store cannot be written; one line that
-            names the file. What was there before is then still there.
+        UserError: the source cannot be had, an image cannot be used, the store cannot be written, or (without ``force``) what is
+            there is of another spec; one line that names the file. What was there before is then still there.
     """
     target = root / config.name
     if not force and (store := _current(target, config)):
@@ -55,6 +57,7 @@ def prepare(
     with held(root, config.name):
         if not force and (store := _current(target, config)):
             return store
+        config = _with_path(config, target)
         source = open_source(config, downloads)
         with contextlib.closing(source), pillow_quiet():  # type: ignore[type-var]
             _build(source, config, target, progress)
@@ -62,12 +65,30 @@ def prepare(
 
 
 def _current(target: Path, config: DatasetConfig) -> Store | None:
-    """The store at ``target`` if it opens and has this spec. A damaged one is as good as none: it is rebuilt."""
+    """The store at ``target`` if it opens. A damaged one is as good as none: it is rebuilt.
+
+    Raises:
+        UserError: it has another spec.
+    """
     try:
         store = open_store(target)
     except UserError:
         return None
-    return None if store.differences(config) else store
+    store.require(config)
+    return store
+
+
+def _with_path(config: DatasetConfig, target: Path) -> DatasetConfig:
+    """``config`` with the path that the store at ``target`` was made from, if that is of the same source and ``config`` names none."""
+    try:
+        spec = read_manifest(target)["spec"]
+    except UserError:
+        return config
+    return (
+        config
+        if config.path or spec.get("source") != config.source
+        else config.model_copy(update={"path": spec.get("path")})
+    )
 
 
 def _build(source: Source, config: DatasetConfig, target: Path, progress: Progress | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,9 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ValidationError
 
-from fdm.config import DatasetConfig, Name, explain
+from fdm.config import DatasetConfig, EvaluationConfig, Name, explain
 from fdm.errors import UserError
-from fdm.plain import map_array, read_json
+from fdm.plain import map_array, read_json, read_yaml
 
 
 class _Entry(BaseModel):
@@ -81,12 +82,28 @@ class Store:
         """Refuse a store that was prepared from another description than ``config``.
 
         Raises:
-            UserError: names the first key that differs, and the command that prepares what is wanted.
+            UserError: names the keys that differ, and the command that prepares what is wanted.
         """
-        for key, (stored, wanted) in self.differences(config).items():
+        if found := self.differences(config):
+            was = ", ".join(f"{key}={stored}" for key, (stored, _) in found.items())
+            wanted = ", ".join(f"{key}={value}" for key, (_, value) in found.items())
+            changes = "".join(f" -o {_word(key, value)}" for key, (_, value) in found.items())
             raise UserError(
-                f"{self.folder}: was prepared with {key}={stored}, wanted is {key}={wanted}; "
-                f"run `fdm data {self.folder.name} -o dataset.{key}={'null' if wanted is None else wanted}`"
+                f"{self.folder}: was prepared with {was}, wanted is {wanted}; `fdm data {self.folder.name}{changes} --force` "
+                f"puts that in its place"
+            )
+
+    def require_reference(self, evaluation: EvaluationConfig) -> None:
+        """Refuse data that samples could not be scored against, before anything is trained on them.
+
+        Raises:
+            UserError: too few images in the split of ``evaluation.reference``, or there is none.
+        """
+        count, (least, why) = len(self.split(evaluation.reference).images), evaluation.least
+        if count < least:
+            raise UserError(
+                f"{self.folder}: the {evaluation.reference} split has {count} images, too few to score samples against; "
+                f"{why} needs {least}"
             )
 
     def verify(self) -> None:
@@ -113,6 +130,19 @@ def open_store(folder: Path) -> Store:
     Raises:
         UserError: nothing was prepared there, or what is there is damaged; the message names the command that mends it.
     """
+    manifest = read_manifest(folder)
+    store = Store(folder, manifest, manifest["digest"])
+    for name in manifest["splits"]:
+        store.split(name)
+    return store
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What ``data/<name>/`` holds and was made from.
+
+    Raises:
+        UserError: nothing was prepared there, or the manifest is damaged.
+    """
     path = folder / "manifest.json"
     try:
         manifest = read_json(path.read_text(encoding="utf-8"))
@@ -124,12 +154,9 @@ def open_store(folder: Path) -> Store:
         _Manifest.model_validate(manifest)
     except ValidationError as error:
         raise _damaged(path, f"it lacks entries: {explain(error, 'manifest')}") from None
-    store = Store(folder, manifest, manifest["digest"])
-    if store.digest != manifest_digest(manifest):
+    if manifest["digest"] != manifest_digest(manifest):
         raise _damaged(path, "it does not match its own digest")
-    for name in manifest["splits"]:
-        store.split(name)
-    return store
+    return manifest
 
 
 def stored_spec(config: DatasetConfig) -> dict[str, Any]:
@@ -141,6 +168,12 @@ def manifest_digest(manifest: dict[str, Any]) -> str:
     """SHA-256 of the canonical JSON of what defines the data; ``route`` (how it came here) does not."""
     parts = {key: manifest[key] for key in ("name", "spec", "source", "splits", "classes")}
     return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _word(key: str, value: Any) -> str:
+    """The override, for a shell, that gives a key of a dataset this value."""
+    text = "null" if value is None else str(value)
+    return shlex.quote(f"dataset.{key}={text if read_yaml(text) == value else json.dumps(value)}")
 
 
 def _array(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.memmap[Any, Any]:

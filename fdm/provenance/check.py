@@ -73,7 +73,9 @@ def check_suites(
         known = ", ".join(there) or "none"
         raise UserError(f"{results / unknown[0]}: no results here{nearest(unknown[0], there)}; there are: {known}")
     if not there:
-        raise UserError(f"{results}: no results here; `snakemake` makes them, or `dvc pull` brings them")
+        raise UserError(
+            f"{results}: no results here; `snakemake` makes them, or `dvc pull` brings them from a remote that has them"
+        )
     stores = {} if stores is None else stores
     return [
         finding
@@ -146,9 +148,13 @@ def check_run(suite: str, run: RunFolder, hashed: Callable[[Path], object] = lam
 def missing(path: Path) -> tuple[Status, str, str]:
     """Status, thing and reason of what is not there: no fault if DVC has it, or it was not published."""
     if unpublished(path):
-        return "absent", str(path), "not in git (dvc pull, or make it again: fdm trace says how)"
+        return (
+            "absent",
+            str(path),
+            "not in git (dvc pull from a remote that has it, or make it again: fdm trace says how)",
+        )
     if under_dvc(path):
-        return "absent", str(path), "not here (dvc pull)"
+        return "absent", str(path), "not here (dvc pull from a remote that has it)"
     return "bad", str(path), "missing"
 
 
@@ -166,7 +172,9 @@ def _data(suite: str, run: RunFolder, stores: dict[Path, Finding]) -> Iterator[F
 
 def _store(suite: str, folder: Path) -> Finding:
     if not folder.is_dir():
-        return Finding(suite, "data", "absent", str(folder), f"not here (dvc pull, or fdm data {folder.name})")
+        return Finding(
+            suite, "data", "absent", str(folder), f"not here (fdm data {folder.name}, or dvc pull from a remote)"
+        )
     try:
         open_store(folder).verify()
     except UserError as error:

@@ -41,7 +41,7 @@ def rescore(suite: str, runs: Sequence[RunFolder], count: int, device: str) -> I
     here = [run for run in runs if (run.folder / "samples.npy").is_file()]
     if runs and count and not here:
         where = runs[0].folder / "samples.npy"
-        said = "not here (dvc pull)" if under_dvc(where) else "no samples here"
+        said = "not here (dvc pull from a remote that has it)" if under_dvc(where) else "no samples here"
         yield Finding(suite, "scores", "absent", "samples", said)
     for run in chosen(here, count):
         yield from _rescore(suite, run, device)
@@ -56,7 +56,9 @@ def _rescore(suite: str, run: RunFolder, device: str) -> Iterator[Finding]:
     assert manifest
     folder = Path("data") / manifest["data"]["name"]
     if not folder.is_dir():
-        yield Finding(suite, "scores", "absent", where, f"data not here (dvc pull, or fdm data {folder.name})")
+        yield Finding(
+            suite, "scores", "absent", where, f"data not here (fdm data {folder.name}, or dvc pull from a remote)"
+        )
         return
     if any(name.startswith("inception") for name in manifest["experiment"]["evaluation"]["features"]):
         try:

@@ -27,7 +27,9 @@ def check_tables(suite: str, results: Path, report: Path, complete: bool, unfini
         if report.is_dir() and any(report.iterdir()) and not under_dvc(report / RECORD):
             yield Finding(suite, "report", "bad", str(report / RECORD), "missing")
             return
-        yield Finding(suite, "report", "absent", str(report), f"no report here (fdm report {suite}, or dvc pull)")
+        yield Finding(
+            suite, "report", "absent", str(report), f"no report here (fdm report {suite}, or dvc pull from a remote)"
+        )
         return
     if unfinished and not is_partial(report):
         yield Finding(

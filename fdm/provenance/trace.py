@@ -275,7 +275,7 @@ def _data(manifest: Mapping[str, Any]) -> dict[str, str]:
     name, digest = str(data.get("name")), str(data.get("digest"))
     here = Path("data") / name
     if not here.is_dir():
-        state = f"not here (dvc pull, or fdm data {name})"
+        state = f"not here (fdm data {name}, or dvc pull from a remote)"
     else:
         try:
             state = "the same here" if open_store(here).digest == digest else f"{here} holds other data"

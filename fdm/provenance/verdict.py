@@ -63,7 +63,7 @@ def _advice(findings: Sequence[Finding]) -> Iterator[str]:
         things = dict.fromkeys(f.what for f in bad if f.suite == suite and f.kind in ("files", "records"))
         files = [thing for thing in things if Path(thing).suffix]
         if len(files) < len(things):
-            yield f"{suite}: `snakemake --config suite={suite}` makes the results, or `dvc pull` brings them"
+            yield f"{suite}: `snakemake --config suite={suite}` makes the results, or `dvc pull` brings them from a remote that has them"
         if files:
             # Snakemake makes a file that nothing waits for only when it is asked for by name.
             names = shlex.join(files[:SHOWN]) + (" …" if len(files) > SHOWN else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import random
 import resource
@@ -116,6 +117,14 @@ def test_a_change_reruns_what_it_touches(
     assert repository.plan() == expected
 
 
+def test_data_of_another_description_are_replaced(repository: Repository) -> None:
+    """Unattended, where `fdm data` by hand would ask for --force."""
+    repository.edit("params/datasets/digits8.yaml", lambda data: data.update(limit=1000))
+    assert "--force" in repository.run("fdm", "data", "digits8", status=1)
+    repository.run("snakemake", "data", "--config", "suite=smoke")
+    assert json.loads((repository.root / "data/digits8/manifest.json").read_text())["spec"]["limit"] == 1000
+
+
 def test_a_missing_file_is_made_again(repository: Repository) -> None:
     (repository.root / "results/smoke/ddpm/seed0/metrics.json").unlink()
     assert repository.plan() == {"evaluate": 1, "report": 1}
@@ -204,6 +213,7 @@ def test_one_driver_at_a_time(clone: Repository) -> None:
         (["siute=smoke"], "--config siute: unknown key; did you mean 'suite'?"),
         (["suite=smoke", "devices=0"], "--config devices=0: must be a whole number, at least 1"),
         (["suite=smoke", "overrides=trainin.images=1"], "unknown key 'trainin'; did you mean 'training'?"),
+        (["suite=smoke", "overrides=sampling.count=64"], "error: ddpm: sampling.count=64 is too few to be scored"),
     ],
 )
 def test_wrong_input_is_one_line(clone: Repository, arguments: list[str], message: str) -> None:

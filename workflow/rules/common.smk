@@ -41,6 +41,8 @@ CHANGES = config["overrides"].split() if isinstance(config["overrides"], str) el
 
 try:
     SUITE = load_suite(str(config["suite"]), CHANGES)
+    for e in SUITE.experiments.values():
+        e.check_count()  # here every run is scored in the end
     DATASETS = {e.dataset.name: load_dataset(e.dataset.name, CHANGES) for e in SUITE.experiments.values()}
 except UserError as error:
     sys.exit(f"error: {error}")

@@ -13,4 +13,5 @@ rule prepare:
     message:
         "prepare {wildcards.dataset}"
     shell:
-        "fdm data {params.overrides} -- {wildcards.dataset:q} 2>&1 | tee {log:q}"
+        # It runs where data are missing, damaged or of another description than the suite's: that is to be replaced.
+        "fdm data --force {params.overrides} -- {wildcards.dataset:q} 2>&1 | tee {log:q}"
