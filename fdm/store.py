@@ -285,18 +285,18 @@ def export(folder: Path, names: Sequence[str], target: Path, record: Mapping[str
 
 
 def check_target(target: Path | None) -> None:
-    """Make the folder of a run's copies, where it is to have any: before the work, not after it.
+    """Can a run's copies be written to ``target``, where it is to have any? Asked before the work, not after it; makes nothing.
 
     Raises:
-        UserError: nothing can be written there.
+        UserError: they cannot.
     """
     if target:
+        place = next(path for path in (target, *target.parents) if path.exists())
         try:
-            target.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=target):
+            with tempfile.TemporaryFile(dir=place):
                 pass
         except OSError as error:
-            why = "there is a file in its place" if target.is_file() else error.strerror
+            why = f"{place} is a file" if place.is_file() else error.strerror
             raise UserError(f"{target}: cannot write: {why}") from None
 
 

@@ -106,15 +106,13 @@ def test_no_permission(smoke: Path, fdm: Command) -> None:
     assert "blocked" in error_of(fdm("train", "smoke:ddpm", *QUICK, FDM_WORK="blocked"))
 
 
-@pytest.mark.parametrize(
-    ("to", "why"), [("blocked/here", "Not a directory"), ("blocked", "there is a file in its place")]
-)
-def test_a_place_for_copies_is_tried_before_the_work(smoke: Path, fdm: Command, to: str, why: str) -> None:
+@pytest.mark.parametrize("to", ["blocked/here", "blocked"])
+def test_a_place_for_copies_is_tried_before_the_work(smoke: Path, fdm: Command, to: str) -> None:
     Path("blocked").write_text("a file where a folder should be")
-    assert f"error: {to}: cannot write: {why}" == error_of(fdm("train", "smoke:ddpm", "--to", to, *QUICK))
+    assert f"error: {to}: cannot write: blocked is a file" == error_of(fdm("train", "smoke:ddpm", "--to", to, *QUICK))
     assert not Path("work").exists()
     assert fdm("train", "smoke:ddpm", *QUICK).returncode == 0
-    assert f"error: {to}: cannot write: {why}" == error_of(fdm("sample", "smoke:ddpm", "--to", to, *QUICK))
+    assert f"error: {to}: cannot write: blocked is a file" == error_of(fdm("sample", "smoke:ddpm", "--to", to, *QUICK))
     assert [path.name.partition("-")[0] for path in Path("work").iterdir()] == ["train"], "no sample is drawn"
 
 
