@@ -84,10 +84,15 @@ class Experiment(Frozen):
         found = {event.stage: n for n, event in plan if 0 < event.t == process.stages[event.stage].start}
         return dict(sorted(found.items()))
 
+    @property
+    def scored(self) -> bool:
+        """Whether there will be enough samples for scores; fewer are for the eye alone."""
+        return self.sampling.count >= self.evaluation.least[0]
+
     def check_count(self) -> None:
         """Raise UserError where samples are too few to be scored. A validator does not: a few may be drawn to look at them."""
         least, why = self.evaluation.least
-        if self.sampling.count < least:
+        if not self.scored:
             raise UserError(
                 f"{self.name}: sampling.count={self.sampling.count} is too few to be scored; {why} needs {least}"
             )

@@ -115,7 +115,8 @@ class AutoencoderRun:
                 from fdm.training.autoencoder import pretrain
 
                 sweep(folder)
-                self.open_data().require_reference(self.experiment.evaluation)
+                if self.experiment.scored:
+                    self.open_data().require_reference(self.experiment.evaluation)
                 self.open_data().verify()
                 train, held_out = self._split()
                 outcome = pretrain(

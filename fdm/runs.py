@@ -184,7 +184,8 @@ class Run:
             with ranks.together():
                 if ranks.zero and not (record := self._found(held) if layout.world > 1 else None):
                     sweep(folder)
-                    self.data.require_reference(e.evaluation)
+                    if e.scored:
+                        self.data.require_reference(e.evaluation)
                     self.data.verify()
             if any(ranks.highest(int(bool(record)))):
                 return record

@@ -263,15 +263,18 @@ def test_data_brought_once_need_not_be_pointed_at_again(images, tmp_path):
 
 
 def test_too_few_images_to_score_against_are_found_before_training(smoke, monkeypatch):
-    monkeypatch.setattr("fdm.training.loop.train", lambda *a, **k: pytest.fail("trained"))
     limited = ("-o", "dataset.limit=200", "-o", "evaluation.kid_subset_size=250")
     assert attempt("data", "digits8", *limited, "--force").status == 0
-    said = attempt("train", "smoke:ddpm", *limited).stderr
+    with monkeypatch.context() as patch:
+        patch.setattr("fdm.training.loop.train", lambda *a, **k: pytest.fail("trained"))
+        said = attempt("train", "smoke:ddpm", *limited).stderr
     assert said == (
         "error: data/digits8: the train split has 200 images, too few to score samples against; "
-        "evaluation.kid_subset_size=250 needs 250\n"
+        "evaluation.kid_subset_size=250 needs 250 (with fewer than 250 in sampling.count, to look at, nothing will be scored)\n"
     )
     assert not list(Path("work").glob("*/model.safetensors"))
+    eye = attempt("train", "smoke:ddpm", *limited, "-o", "sampling.count=16", "-o", "training.images=64")
+    assert eye.status == 0 and "note: ddpm: sampling.count=16 is too few to be scored" in eye.stderr
 
 
 def test_truncated_store_is_found_and_rebuilt(digits, tmp_path):

@@ -103,7 +103,7 @@ class Store:
         if count < least:
             raise UserError(
                 f"{self.folder}: the {evaluation.reference} split has {count} images, too few to score samples against; "
-                f"{why} needs {least}"
+                f"{why} needs {least} (with fewer than {least} in sampling.count, to look at, nothing will be scored)"
             )
 
     def verify(self) -> None:

@@ -26,7 +26,7 @@ def odd(fresh: Path, tmp_path: Path) -> Repository:
     shutil.copytree(fresh, root, symlinks=True)
     pictures = tmp_path / ODD
     pictures.mkdir()
-    for number in range(70):
+    for number in range(120):
         Image.fromarray(np.random.default_rng(number).integers(0, 256, (8, 8), np.uint8)).save(
             pictures / f"{ODD} {number}.png"
         )

@@ -14,4 +14,4 @@ rule prepare:
         "prepare {wildcards.dataset}"
     shell:
         # It runs where data are missing, damaged or of another description than the suite's: that is to be replaced.
-        "fdm data --force {params.overrides} -- {wildcards.dataset:q} 2>&1 | tee {log:q}"
+        "fdm data {params.overrides} --force -- {wildcards.dataset:q} 2>&1 | tee {log:q}"

@@ -56,7 +56,7 @@ def grey(frame: np.ndarray) -> np.ndarray:
 def picture(scheme: int, colours: tuple[str, str, str]) -> Figure:
     """All methods, a row each: left what is left of the image, right what the network sees."""
     page, ink, muted = colours
-    images = torch.from_numpy(np.load("data/digits32/train/images.npy")[:256] / 127.5 - 1).float()
+    images = torch.from_numpy(np.load("data/digits32/train/images.npy", allow_pickle=False)[:256] / 127.5 - 1).float()
     x = images[DIGIT : DIGIT + 1]
     noise = torch.randn((1, 2, 32, 32), generator=torch.Generator().manual_seed(0))
     block = len(TIMES) * PITCH
