@@ -179,7 +179,7 @@ class Run:
             fabric = connect(layout, self.torch_device)
             ranks = Ranks(fabric)
             held.enter_context(ranks.connected())
-            folder = self._train_folder()
+            folder = root() / f"train-{self.train_identity}"
             record = None
             with ranks.together():
                 if ranks.zero and not (record := self._found(held) if layout.world > 1 else None):
@@ -376,21 +376,17 @@ class Run:
     # -- helpers -----------------------------------------------------------------------------------------------------
 
     def _found(self, held: ExitStack) -> dict[str, Any] | None:
-        """The record of the finished training, its copies mended; else None, and the run is this process's until ``held`` ends."""
+        """The record of the finished training, its copies mended; else None, and the run is there, and this process's until ``held`` ends."""
         if record := exported(self.target, "train", self.train_identity):
             return record
         check_target(self.target)
-        folder = self._train_folder()
+        about = {"experiment": self.experiment.name, "seed": self.seed, "dataset": self.experiment.dataset.name}
+        folder = run_folder("train", self.train_identity, self.pretrain_identity, about=about)
         held.enter_context(locked(folder))
         record = finished(folder, "train", self.train_identity)
         if record:
             self._export(folder, TRAIN_FILES, record)
         return record
-
-    def _train_folder(self) -> Path:
-        e = self.experiment
-        about = {"experiment": e.name, "seed": self.seed, "dataset": e.dataset.name}
-        return run_folder("train", self.train_identity, self.pretrain_identity, about=about)
 
     def _is_evaluated(self, target: Path) -> bool:
         """Are the files of this evaluation all in ``target``, and intact? There, the manifest holds the record."""
