@@ -248,6 +248,7 @@ class Run:
         check_shard(shard, shards)
         if self.target and self._is_evaluated(self.target):
             return _read_json(self.target / "metrics.json")
+        check_target(self.target)
         train, sample = self._record_of("train", self.train_identity), self._record_of("sample", self.sample_identity)
         pretrained = self.autoencoder.record() if self.autoencoder else None
         folder = run_folder("evaluate", self.evaluate_identity, self.sample_identity)
