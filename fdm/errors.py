@@ -6,7 +6,7 @@ from typing import ClassVar
 class UserError(Exception):
     """Something the user can mend: the message is one line that says what is wrong, where, and what to do.
 
-    The command line prints it without a traceback and exits with status 1.
+    The command line prints it without a traceback and exits with status 1, or of the signal that was the reason.
     """
 
     status: ClassVar[int] = 1

@@ -203,9 +203,9 @@ def outlines() -> list[Outline]:
     Raises:
         UserError: a file is no suite, or there is no ``params`` here.
     """
-    names = sorted(path.stem for path in (PARAMS / "suites").glob("*.yaml")) or [
-        "digits"
-    ]  # which is then said to be missing
+    names = sorted(path.stem for path in (PARAMS / "suites").glob("*.yaml"))
+    if not names:
+        raise UserError(f"{PARAMS}/suites: there is no suite in {Path.cwd()}; run `fdm` at the root of the project")
     return [_outline(*_read_suite(name)) for name in names]
 
 
@@ -249,6 +249,10 @@ def load_experiment(reference: str, overrides: Sequence[str] = ()) -> Experiment
     if not reference.endswith((".yaml", ".yml")):
         raise UserError(f"{reference}: give SUITE:EXPERIMENT (for example digits:ddpm) or a resolved experiment file")
     raw = _read(Path(reference), "experiment")
+    if isinstance(raw.get("experiments"), Mapping):
+        raise UserError(
+            f"{reference}: a suite, not an experiment; name one of it: {reference}:{next(iter(raw['experiments']), '')}"
+        )
     return _overridden(experiment_from_dict, raw, overrides, reference, reference)
 
 
@@ -455,8 +459,10 @@ def _overridden(
 
 
 def _override(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """``raw`` with each ``key=value``; dataset, network and method may be named: ``network=lean32`` stands for that file."""
-    for item in overrides:
+    """``raw`` with each ``key=value``; dataset, network and method may be named: ``network=lean32`` stands for that file, whose keys others change."""
+    for item in sorted(
+        overrides, key=lambda item: item.partition("=")[0] not in NAMED
+    ):  # a whole block before its keys
         key, separator, text = item.partition("=")
         if not separator or not key:
             raise UserError(f"-o {item}: expected key=value, for example training.images=1000")

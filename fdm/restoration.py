@@ -32,7 +32,7 @@ from fdm.sampling.conditional import Reverse, require_plain
 from fdm.sampling.sampler import denoiser_of, network_denoiser
 from fdm.sampling.solvers import build_solver
 from fdm.sources import source_version
-from fdm.store import export, exported, finished, locked, run_folder, sweep, write_arrays
+from fdm.store import check_target, export, exported, finished, locked, run_folder, sweep, write_arrays
 
 RESTORE_FILES = ("restored.npz", "restore.png", "restore.json")
 MOMENTS = 5000
@@ -177,6 +177,7 @@ class Restoration:
         target = self.run.target
         if record := exported(target, "restore", self.identity):
             return record
+        check_target(target)
         folder = run_folder("restore", self.identity)
         with locked(folder):
             record = finished(folder, "restore", self.identity)

@@ -291,13 +291,14 @@ def check_target(target: Path | None) -> None:
         UserError: they cannot.
     """
     if target:
-        place = next(path for path in (target, *target.parents) if path.exists())
         try:
+            place = next(path for path in (target, *target.parents) if path.exists())
+            if place.is_file():
+                raise UserError(f"{target}: cannot write: {place} is a file")
             with tempfile.TemporaryFile(dir=place):
                 pass
         except OSError as error:
-            why = f"{place} is a file" if place.is_file() else error.strerror
-            raise UserError(f"{target}: cannot write: {why}") from None
+            raise UserError(f"{target}: cannot write: {error.strerror}") from None
 
 
 def _same(source: Path, copy: Path) -> bool:

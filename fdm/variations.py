@@ -21,7 +21,7 @@ from fdm.runs import Run
 from fdm.sampling.conditional import Reverse, interpolate, vary
 from fdm.sampling.solvers import build_solver
 from fdm.sources import source_version
-from fdm.store import export, exported, finished, locked, run_folder, sweep, write_array
+from fdm.store import check_target, export, exported, finished, locked, run_folder, sweep, write_array
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,7 @@ class Exploration(ABC):
         target, own = run.target, self.identity
         if record := exported(target, kind, own):
             return record
+        check_target(target)
         folder = run_folder(kind, own)
         with locked(folder):
             record = finished(folder, kind, own)

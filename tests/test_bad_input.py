@@ -12,6 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fdm.errors import UserError
+from fdm.store import check_target
+
 Command = Callable[..., subprocess.CompletedProcess[str]]
 QUICK = ["-o", "training.images=128", "-o", "sampling.count=64", "--threads", "1"]
 
@@ -114,6 +117,15 @@ def test_a_place_for_copies_is_tried_before_the_work(smoke: Path, fdm: Command, 
     assert fdm("train", "smoke:ddpm", *QUICK).returncode == 0
     assert f"error: {to}: cannot write: blocked is a file" == error_of(fdm("sample", "smoke:ddpm", "--to", to, *QUICK))
     assert [path.name.partition("-")[0] for path in Path("work").iterdir()] == ["train"], "no sample is drawn"
+
+
+def test_a_place_that_may_not_be_looked_at_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "exists", refused)
+    with pytest.raises(UserError, match="private/out: cannot write: Permission denied"):
+        check_target(tmp_path / "private/out")
 
 
 def test_no_space(smoke: Path) -> None:

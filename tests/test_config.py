@@ -108,7 +108,7 @@ def test_errors_of_a_dataset_name_the_override(project: Path) -> None:
 
 
 def test_an_override_may_name_a_file_of_params(project: Path) -> None:
-    """The file takes the place of the block: nothing of the old one is left, and later overrides apply to it."""
+    """The file takes the place of the block: nothing of the old one is left, and other overrides apply to it in any order."""
     base, other = load_experiment("digits:fdm-ds-3"), load_experiment("digits:ddpm", ["title=x"])
     found = load_experiment(
         "digits:fdm-ds-3", ["method=ddpm", "network=tiny8", "network.channels=16", "dataset=digits8"]
@@ -116,6 +116,13 @@ def test_an_override_may_name_a_file_of_params(project: Path) -> None:
     assert found.method == other.method and found.dataset == load_dataset("digits8")
     assert found.network == load_experiment("smoke:ddpm").network.model_copy(update={"channels": 16})
     assert found.training == base.training
+    assert load_experiment("smoke:ddpm", ["network.channels=32", "network=tiny8"]).network.channels == 32
+
+
+def test_a_suite_file_is_no_experiment(project: Path) -> None:
+    with pytest.raises(UserError, match=r"a suite, not an experiment; name one of it: params/suites/smoke.yaml:ddpm"):
+        load_experiment("params/suites/smoke.yaml")
+    assert load_experiment("params/suites/smoke.yaml:ddpm") == load_experiment("smoke:ddpm")
 
 
 def test_errors_name_the_file_that_is_wrong(project: Path) -> None:

@@ -230,6 +230,16 @@ def test_names_are_forgiven_or_explained(made: Path, table: str, row: str, colum
     assert said in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_every_setting_in_print_leads_to_its_manifest(made: Path) -> None:
+    _, tables = tables_of("tiny")
+    shown = [header for header in tables["settings"].headers if header.only != "csv" and header.key != "others"]
+    assert shown
+    for header in shown:
+        for name in {header.key, header.label}:
+            values = [value for cell in traced("settings", "f-dm with", name).cells for value in cell.values]
+            assert values and {Path(value.file).name for value in values} == {"manifest.json"}, name
+
+
 def test_the_command_prints_lists_trees_and_json(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     call("trace", "tiny")
     assert "ablation-stages" in capsys.readouterr().out

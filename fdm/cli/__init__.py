@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import signal
 import sys
 from typing import Annotated
@@ -78,7 +79,8 @@ def main() -> None:
         sys.exit(error.status)
     except SystemExit as end:
         if end.code == 128 + signal.SIGINT:  # what Typer makes of Ctrl-C
-            say("stopped by SIGINT; what is finished is kept, the same command goes on from there")
+            if os.environ.get("LOCAL_RANK", "0") == "0":  # of the processes of a training, one speaks
+                say("stopped by SIGINT; what is finished is kept, the same command goes on from there")
             end_by(signal.SIGINT)
         raise
     except OSError as error:

@@ -19,7 +19,7 @@ def publish(suite: str, results: Path, target: Path = PUBLISHED, report: bool = 
     there yet. Weights and samples are left out: they are for DVC (docs/dvc.md).
 
     Args:
-        pictures: copy what pictures are made of, too; without it, a run takes a tenth of the room and has tables alone.
+        pictures: copy what pictures are made of, too; without it, a run that is new here has some 20 KB, for tables alone.
 
     Returns:
         The number of runs that were copied.

@@ -202,7 +202,7 @@ def judge(claim: Claim, results: Results) -> Verdict:
 
 
 def claims_table(claims: Claims, results: Results) -> Table:
-    """All claims, paper by paper."""
+    """All claims: those that were measured first, each kind paper by paper."""
     headers = (
         Header("verdict", "Verdict", numeric=False),
         Header("reason", "Why", numeric=False),

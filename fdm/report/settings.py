@@ -25,6 +25,8 @@ def settings_table(results: Results) -> Table:
     usual = {key: value for key in _differing(brief.values()) if (value := _usual(key, brief.values())) is not None}
     rest = [key for key in _differing(brief.values()) if key not in usual and key != PROCESS]
     own = [key for key in rest if sum(key in values for values in brief.values()) * 2 > len(brief)]
+    # Where print says what the CSV says, one column serves both.
+    shared = [key for key in (PROCESS, *own) if all(brief[name].get(key) == flat[name].get(key) for name in flat)]
     rows = []
     for method in results.methods:
         values = brief[method.name]
@@ -33,10 +35,9 @@ def settings_table(results: Results) -> Table:
             key for key in values if values[key] != usual.get(key, values[key]) or (key in rest and key not in own)
         ]
         cells = [
-            Cell(values.get(PROCESS, ABSENT)),
-            *(Cell(values.get(key, ABSENT)) for key in own),
+            *(_cell(values.get(key), key) for key in (PROCESS, *own)),
             Cell(" · ".join(f"{_label(key)} {values[key]}" for key in others if key != PROCESS) or ABSENT),
-            *(_cell(flat[method.name].get(key), key) for key in differing),
+            *(_cell(flat[method.name].get(key), key) for key in differing if key not in shared),
         ]
         rows.append(Row(method.name, method.title, len(method.runs), tuple(cells)))
     if not differing:
@@ -50,10 +51,9 @@ def settings_table(results: Results) -> Table:
     if told:
         caption += f" Where a method has the setting and its row says nothing else: {told}."
     headers = [
-        Header("process", "process", numeric=False, only="print"),
-        *(Header(_label(key), _label(key), numeric=False, only="print") for key in own),
+        *(Header(key, _label(key), numeric=False, only="" if key in shared else "print") for key in (PROCESS, *own)),
         Header("others", "other settings", numeric=False, only="print"),
-        *(Header(key, key, numeric=False, only="csv") for key in differing),
+        *(Header(key, key, numeric=False, only="csv") for key in differing if key not in shared),
     ]
     return Table("settings", "What differs between the methods", caption, tuple(headers), tuple(rows))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -57,8 +58,16 @@ def test_a_folder_of_images_is_named_once(clone: Repository, tmp_path: Path) -> 
     clone.edit("params/datasets/digits8.yaml", lambda data: data.update(source="folder"))
     clone.run("fdm", "data", "digits8", "-o", f"dataset.path={pictures}")
     assert "prepare" not in clone.plan()
-    clone.edit("params/datasets/digits8.yaml", lambda data: data.update(resolution=4))
+    clone.edit("params/datasets/digits8.yaml", lambda data: data.update(resolution=4, fit="crop-resize"))
     assert clone.plan()["prepare"] == 1
+    clone.snakemake("data")
+    manifest = clone.root / "data/digits8/manifest.json"
+    assert json.loads(manifest.read_text())["spec"]["resolution"] == 4
+    before = manifest.read_bytes()
+    shutil.rmtree(pictures)
+    clone.edit("params/datasets/digits8.yaml", lambda data: data.update(limit=50))
+    assert "no such folder or zip" in clone.snakemake("data", status=1)
+    assert manifest.read_bytes() == before, "what cannot be made anew stays"
 
 
 def test_odd_names_in_the_workflow(odd: Repository) -> None:

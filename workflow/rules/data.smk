@@ -1,6 +1,7 @@
 rule prepare:
     output:
-        manifest="data/{dataset}/manifest.json",
+        # Snakemake does not delete it before the job, so that what is there stays where the new one cannot be made.
+        manifest=update("data/{dataset}/manifest.json"),
     log:
         "logs/data/{dataset}.log",
     benchmark:
