@@ -266,7 +266,10 @@ def load_dataset(name: str, overrides: Sequence[str] = ()) -> DatasetConfig:
     """Read ``params/datasets/<name>.yaml``; overrides are ``dataset.key=value``."""
     path = _file("datasets", name)
     raw = {"dataset": {"name": name, **_block("datasets", name)}}
-    make = lambda raw, where: DatasetConfig.model_validate(_validate(DatasetConfig, raw["dataset"], where))  # noqa: E731
+
+    def make(raw: dict[str, Any], where: str) -> DatasetConfig:
+        return DatasetConfig.model_validate(_validate(DatasetConfig, raw["dataset"], where))
+
     return _overridden(make, raw, overrides, str(path), name)
 
 
