@@ -21,14 +21,13 @@ def requeue() -> bool:
         return False
     if "SLURM_ARRAY_TASK_ID" in os.environ:  # the number of the last task is that of the whole array
         job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    # Said before it is asked: SLURM ends the job, and whoever writes its log, as soon as it agrees.
+    print(f"SLURM job {job}: asks to go back to the queue", file=sys.stderr, flush=True)
     try:
         done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=60)
         refused = done.stderr.strip() if done.returncode else ""
     except (OSError, subprocess.TimeoutExpired) as error:
         refused = str(error)
-    print(
-        f"SLURM job {job}: " + (f"cannot be requeued: {refused}" if refused else "back to the queue"),
-        file=sys.stderr,
-        flush=True,
-    )
+    if refused:
+        print(f"SLURM job {job}: cannot be requeued: {refused}", file=sys.stderr, flush=True)
     return not refused

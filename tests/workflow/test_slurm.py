@@ -147,7 +147,7 @@ def test_a_job_at_its_time_limit_and_a_preempted_one_go_on(clone: Repository, cl
         limit = cluster.run("squeue", "--jobs", job, "--noheader", "--format=%l")
         # A limit so near that SLURM warns at its next look, as the profile asks for (--signal=USR1@120); it wakes whom it warns.
         cluster.run("scontrol", "update", f"jobid={job}", "timelimit=2")
-        _wait(driver, lambda: "back to the queue" in log.read_text(), "the training asks to be requeued")
+        _wait(driver, lambda: "asks to go back to the queue" in log.read_text(), "the training asks to be requeued")
         assert "stopped by SIGUSR1 at step" in log.read_text()
         cluster.run("scontrol", "update", f"jobid={job}", f"timelimit={limit}")
         _wait(driver, lambda: restarts() == 1, "SLURM requeues it")
