@@ -277,13 +277,48 @@ def test_commands_make_the_same_run(made: Path) -> None:
     finally:
         path.write_text(before)
     assert recorded_run(manifest, "").identities == manifest["identities"]
+    assert commands("tiny", "gone", manifest)[-1].startswith(
+        "fdm evaluate tiny:ddpm --seed 0 "
+    )  # known by another name
     assert overrides("tiny:gone", manifest["experiment"]) is None
     del manifest["experiment"]["training"]["compile"]  # as written before there was such a key
     assert overrides("tiny:ddpm", manifest["experiment"]) == []
 
 
+def test_commands_fit_the_suite_of_their_revision(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each step is made by its own revision, with what the suite lacked then; -o for that of today would be wrong there."""
+    manifest = json.loads((run_folder("ddpm") / "manifest.json").read_text())
+    shutil.copytree("params", tmp_path / "params")
+    monkeypatch.chdir(tmp_path)
+    suite = Path("params/suites/tiny.yaml")
+    today, revisions = suite.read_text(), []
+    for images in (640, 192):
+        suite.write_text(today.replace("images: 192", f"images: {images}"))
+        for words in (("init", "--quiet"), ("add", "--all"), ("commit", "--quiet", "--message", "test")):
+            subprocess.run([*GIT, *words], check=True)
+        asked = subprocess.run([*GIT, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        revisions.append(asked.stdout.strip())
+    suite.write_text(today.replace("steps: 3", "steps: 5"))
+    for step, revision in zip(("train", "sample", "evaluate"), (*revisions, "0" * 40), strict=True):
+        manifest["records"][step]["provenance"]["revision"] = revision
+    rest = "--seed 0 --to results/tiny/ddpm/seed0"
+    assert commands("tiny", "ddpm", manifest) == [
+        f"git checkout {revisions[0]}",
+        "fdm data digits8",
+        f"fdm train tiny:ddpm -o training.images=192 {rest}",
+        f"git checkout {revisions[1]}",
+        f"fdm sample tiny:ddpm {rest}",
+        f"git checkout {'0' * 40}",
+        "# git has no 000000000000 here; -o as params/suites/tiny.yaml is now",
+        f"fdm evaluate tiny:ddpm -o sampling.steps=3 {rest}",
+    ]
+
+
+GIT = ("git", "-c", "user.name=test", "-c", "user.email=test@example.org")
+
+
 def test_code_that_is_not_committed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    git = ("git", "-C", str(tmp_path), "-c", "user.name=test", "-c", "user.email=test@example.org")
+    git = (*GIT, "-C", str(tmp_path))
     module = tmp_path / "fdm/store.py"
     module.parent.mkdir()
     module.write_text("")

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shlex
+import subprocess
+import tarfile
+import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from fdm.data import Store
 from fdm.errors import UserError
-from fdm.experiment import Experiment, experiment_from_dict, load_experiment
+from fdm.experiment import Experiment, experiment_from_dict, load_experiment, load_suite
 from fdm.report.results import settings_of
 from fdm.runs import Run
 
@@ -66,27 +71,66 @@ def same_now(manifest: Mapping[str, Any], where: str) -> tuple[bool, str]:
 
 
 def commands(suite: str, name: str, manifest: Mapping[str, Any]) -> list[str]:
-    """Shell commands that make a run again in ``results/``, from its code revision on."""
-    lines = []
-    revision = str(manifest["records"]["train"].get("provenance", {}).get("revision") or "")
-    if revision:
-        lines.append(f"git checkout {revision.partition('+')[0]}")
-    changes = overrides(f"{suite}:{name}", manifest["experiment"])
-    if changes is None:
-        return [*lines, f"# params/suites/{suite}.yaml does not describe this run here; its revision's does"]
-    words = [word for change in changes for word in ("-o", change)]
-    data = [word for change in changes if change.startswith("dataset.") for word in ("-o", change)]
-    lines.append(shlex.join(["fdm", "data", str(manifest["data"]["name"]), *data]))
-    rest = [
-        f"{suite}:{name}",
-        *words,
-        "--seed",
-        str(manifest["seed"]),
-        "--to",
-        f"results/{suite}/{name}/seed{manifest['seed']}",
+    """Shell commands that make a run again in ``results/``, each step by its own code revision.
+
+    Overrides are what the suite lacks as it was at that revision; where git does not have that, as it is here, and a comment says so.
+    """
+    lines: list[str] = []
+    here: str | None = None
+    rest = ["--seed", str(manifest["seed"]), "--to", f"results/{suite}/{name}/seed{manifest['seed']}"]
+    for step in ("pretrain", "train", "sample", "evaluate"):
+        if step not in manifest["identities"]:
+            continue
+        made = manifest["records"].get(step, {}).get("provenance") or {}
+        revision = str(made.get("revision") or "").partition("+")[0]
+        if revision != here:
+            first, here = here is None, revision
+            lines += [f"git checkout {revision}"] if revision else []
+            with params_of(revision) as known:
+                found = _described(suite, name, manifest["experiment"])
+            if found is None:
+                return [
+                    *lines,
+                    f"# params/suites/{suite}.yaml does not describe this run {'there' if known else 'here'}",
+                ]
+            reference, changes = found
+            if revision and not known:
+                lines.append(f"# git has no {revision[:12]} here; -o as params/suites/{suite}.yaml is now")
+            words = [word for change in changes for word in ("-o", change)]
+            if first:
+                data = [word for change in changes if change.startswith("dataset.") for word in ("-o", change)]
+                lines.append(shlex.join(["fdm", "data", str(manifest["data"]["name"]), *data]))
+        lines.append(shlex.join(["fdm", step, reference, *words, *rest]))
+    return lines
+
+
+@contextmanager
+def params_of(revision: str) -> Iterator[bool]:
+    """Work in a folder whose ``params`` are those of a git revision; yields False, and stays here, where git does not have them."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            asked = subprocess.run(["git", "archive", revision, "params"], capture_output=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            yield False
+            return
+        with tarfile.open(fileobj=io.BytesIO(asked.stdout)) as archive:
+            archive.extractall(folder, filter="data")
+        with chdir(folder):
+            yield True
+
+
+def _described(suite: str, name: str, recorded: Mapping[str, Any]) -> tuple[str, list[str]] | None:
+    """``SUITE:EXPERIMENT`` and its overrides; where the suite lacks the experiment, another of it that needs the fewest."""
+    try:
+        names = list(load_suite(suite).experiments)
+    except UserError:
+        names = [name]
+    ways = [
+        (reference, changes)
+        for reference in (f"{suite}:{other}" for other in ([name] if name in names else names))
+        if (changes := overrides(reference, recorded)) is not None
     ]
-    steps = [step for step in ("pretrain", "train", "sample", "evaluate") if step in manifest["identities"]]
-    return lines + [shlex.join(["fdm", step, *rest]) for step in steps]
+    return min(ways, key=lambda way: len(way[1]), default=None)
 
 
 def overrides(reference: str, recorded: Mapping[str, Any]) -> list[str] | None:
