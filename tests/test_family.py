@@ -78,7 +78,7 @@ def test_the_law_of_samples_converges_or_owns_up_to_a_floor(project: Path, name:
     method = load_methods()[name]
     if not build_process(method, 1, 8).linear:
         return  # no closed form; the next test sees that it is said
-    process = verification_process(name, method, 4, 1)
+    process = verification_process(name, method, 4, image_covariance(4, 1))
     solvers = [build_solver(SamplingConfig(solver=solver)) for solver in process.solvers]  # type: ignore[arg-type]
     found = dict(zip(solvers, verify(process, solvers, image_covariance(4, 1), (200, 1000)), strict=True))
     slowest = min(verdict.errors[1000] for solver, verdict in found.items() if solver.order == 1)

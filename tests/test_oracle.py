@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
 
 from fdm.config import SamplingConfig, Spacing
 from fdm.evaluation.oracle import (
     ExactDenoiser,
     calibration_images,
+    frechet_error,
     image_covariance,
     limit,
     relative_error,
@@ -52,6 +54,39 @@ def error(operator: str, solver: str, steps: int, side: int = 16, channels: int 
 
 def slope(errors: dict[int, float]) -> float:
     return float(np.polyfit(np.log(list(errors)), np.log(list(errors.values())), 1)[0])
+
+
+def test_frechet_error_is_that_of_fid_in_pixels() -> None:
+    """Against the general formula for laws that do not commute; and a half of every deviation, nothing left, nothing lost."""
+    generator = torch.Generator().manual_seed(0)
+    roots = torch.randn(2, 3, 6, 6, generator=generator, dtype=torch.float64)
+    found, wanted = roots @ roots.mT
+    distance = sum(
+        np.trace(s + c - 2 * scipy.linalg.sqrtm(s @ c).real) for s, c in zip(found.numpy(), wanted.numpy(), strict=True)
+    )
+    total = float(wanted.diagonal(dim1=1, dim2=2).sum())
+    assert frechet_error(found, wanted) == pytest.approx(math.sqrt(distance / total), rel=1e-9)
+    assert frechet_error(wanted, wanted) < 1e-7
+    assert frechet_error(wanted / 4, wanted) == pytest.approx(0.5)
+    assert frechet_error(0 * wanted, wanted) == pytest.approx(1)
+
+
+def test_lost_detail_is_seen_by_the_frechet_error() -> None:
+    """Fifteen of sixteen dimensions without variance: the covariance's error hardly tells, the distance does."""
+    covariance = image_covariance(4, 1)
+    values, vectors = torch.linalg.eigh(covariance)
+    values[:, :-1] = 0
+    blurred = (vectors * values[:, None, :]) @ vectors.mT
+    lost = 1 - float(values.sum() / covariance.diagonal(dim1=1, dim2=2).sum())
+    assert relative_error(blurred, covariance) < lost < frechet_error(blurred, covariance) == pytest.approx(lost**0.5)
+
+
+def test_orders_hold_by_the_frechet_error() -> None:
+    covariance = image_covariance(16, 1)
+    solvers = [SOLVERS["ancestral"], STOCHASTIC]
+    first, second = verify(process("box"), solvers, covariance, (100, 200, 400), measure=frechet_error)
+    assert first.order == pytest.approx(1, abs=0.15) and first.floor is None
+    assert second.order > 1.6 and second.floor is None
 
 
 @pytest.mark.parametrize("operator", ["box", "bilinear"])

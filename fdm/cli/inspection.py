@@ -35,21 +35,30 @@ def verify(
         Literal["uniform", "cosine", "quadratic", "cubic"], typer.Option(help="Of the steps in time.")
     ] = "uniform",
     eta: Annotated[float, typer.Option(min=0, max=2, help="Noise of ddim and multistep2.")] = 0.0,
+    measure: Annotated[
+        Literal["covariance", "frechet"],
+        typer.Option(help="Of errors: of the covariance (coarse frequencies decide), or Fréchet distance in pixels."),
+    ] = "covariance",
+    exponent: Annotated[
+        float, typer.Option(min=0, max=6, help="Of the images' power spectrum: natural images have 2 to 3.")
+    ] = 3.0,
     override: Overrides = None,
     to: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the numbers as JSON.")] = None,
 ) -> None:
-    """Prove a method against the closed-form oracle: its exact error E(N) on Gaussian images, in float64.
+    """Check a method with the closed-form oracle: its exact error on Gaussian images, in float64, with the optimal network.
 
     Example: fdm verify digits:fdm-ds-3 --solver multistep2
 
-    Every method of params/methods in one table, about a minute: fdm verify --all
+    Every method of params/methods in one table, one to two minutes: fdm verify --all
     """
     from fdm.evaluation.verify import choose, print_table, verify_methods
 
     chosen = choose(experiments or [], suite, every, override or [])
     skip = every or suite is not None
     side = side or (8 if every else 16)
-    rows = verify_methods(chosen, steps or [50, 200, 1000], solver or [], side, channels, skip, spacing, eta)
+    rows = verify_methods(
+        chosen, steps or [50, 200, 1000], solver or [], side, channels, skip, spacing, eta, measure, exponent
+    )
     if not rows:
         raise UserError("none of these methods has a closed form")
     print_table(rows)

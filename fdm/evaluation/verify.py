@@ -15,13 +15,27 @@ from rich.table import Table
 
 from fdm.config import Frozen, SamplingConfig, Spacing, nearest
 from fdm.errors import UserError
-from fdm.evaluation.oracle import calibration_images, image_covariance, require_linear, verify
+from fdm.evaluation.oracle import (
+    Covariance,
+    calibration_images,
+    frechet_error,
+    image_covariance,
+    relative_error,
+    require_linear,
+    verify,
+)
 from fdm.experiment import load_experiment, load_methods, load_suite
 from fdm.processes import Process, build_process
 from fdm.progress import Progress
 from fdm.sampling.solvers import build_solver
 
 SOLVERS = ("ancestral", "ddim", "multistep2", "reverse-diffusion")
+MEASURES = {"covariance": relative_error, "frechet": frechet_error}
+SYMBOLS = {"covariance": "E", "frechet": "F"}
+TITLES = {
+    "covariance": "relative error E(N) of the sample covariance",
+    "frechet": "relative Fréchet distance F(N) of the samples' law from the data's",
+}
 
 
 @dataclass(frozen=True)
@@ -29,11 +43,13 @@ class Row:
     """The oracle's verdict on one method and solver; see ``fdm.evaluation.oracle.Verdict``.
 
     Attributes:
+        measure: of the errors, a key of ``MEASURES``.
         exact: whether the process claims to fall to zero (``Process.exact``).
     """
 
     experiment: str
     solver: str
+    measure: str
     errors: dict[int, float]
     order: float
     claimed_order: int
@@ -56,17 +72,16 @@ class Row:
         return {**asdict(self), "verdict": self.verdict}
 
 
-def verification_process(name: str, method: Frozen, side: int, channels: int) -> Process:
-    """The process of ``method`` for ``channels`` x side x side images, calibrated on the oracle's own covariance.
+def verification_process(name: str, method: Frozen, side: int, covariance: Covariance) -> Process:
+    """The process of ``method`` for images of ``side`` pixels, calibrated on their ``covariance``.
 
     Raises:
         UserError: its stages do not fit images of that size, or it has no closed form.
     """
     try:
-        process = build_process(method, channels, side)
+        process = build_process(method, len(covariance), side)
         require_linear(process)  # before calibration, which would ask for the autoencoder
-        calibration = process.calibrate(calibration_images(image_covariance(side, channels)))
-        return build_process(method, channels, side, calibration)
+        return build_process(method, len(covariance), side, process.calibrate(calibration_images(covariance)))
     except ValueError as error:
         raise UserError(f"{name}: cannot be verified at --side {side}: {error}") from None
 
@@ -98,12 +113,16 @@ def verify_methods(
     skip: bool = False,
     spacing: Spacing = "uniform",
     eta: float = 0.0,
+    measure: str = "covariance",
+    exponent: float = 3.0,
 ) -> list[Row]:
     """Run the oracle for every method and solver (none named: all that its process has); progress on stderr.
 
     Args:
         spacing: of the steps in time.
         eta: noise of ``ddim`` and ``multistep2``.
+        measure: of errors, a key of ``MEASURES``.
+        exponent: of the images' power spectrum, (1 + |k|)^-exponent.
         skip: pass over methods that have no closed form or do not fit, and say so on stderr; and solvers that a method lacks.
 
     Raises:
@@ -119,10 +138,11 @@ def verify_methods(
         raise UserError(
             "--steps: an order needs at least two numbers of evaluations, for example --steps 50 --steps 200"
         )
+    covariance = image_covariance(side, channels, exponent)
     processes: dict[str, Process] = {}
     for name, method in methods.items():
         try:
-            processes[name] = verification_process(name, method, side, channels)
+            processes[name] = verification_process(name, method, side, covariance)
         except UserError as error:
             if not skip:
                 raise
@@ -142,7 +162,6 @@ def verify_methods(
             del chosen[name]
             continue
         events += len(chosen[name]) * sum(map(len, plans))
-    covariance = image_covariance(side, channels)
     rows = []
     with Progress("verify", events, "steps") as bar:
         for name in chosen:
@@ -150,12 +169,13 @@ def verify_methods(
             built = [
                 build_solver(SamplingConfig.model_validate({"solver": solver, "eta": eta})) for solver in chosen[name]
             ]
-            found = verify(process, built, covariance, steps, partial(bar.advance, 1, name), spacing)
+            found = verify(process, built, covariance, steps, partial(bar.advance, 1, name), spacing, MEASURES[measure])
             for used, verdict in zip(built, found, strict=True):
                 rows.append(
                     Row(
                         experiment=name,
                         solver=used.name,
+                        measure=measure,
                         errors=verdict.errors,
                         order=verdict.order,
                         claimed_order=used.order,
@@ -169,9 +189,10 @@ def verify_methods(
 
 def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
     """One line per method and solver: E(N), the fitted order against the claimed one, and the floor where there is one."""
+    symbol = SYMBOLS[rows[0].measure]
     table = Table(
-        title="Closed-form oracle: relative error E(N) of the sample covariance, float64",
-        caption="order: slope of log E against log N, fitted/claimed · floor: limit of E for many steps, a structural loss · "
+        title=f"Closed-form oracle: {TITLES[rows[0].measure]}, float64",
+        caption=f"order: slope of log {symbol} against log N, fitted/claimed · floor: limit of {symbol} for many steps, a structural loss · "
         "start: a limit that is gone (to 1e-4) where sampling starts from the law of z at t = 1 and not from white noise",
         box=SIMPLE_HEAD,
         padding=0,  # 80 columns are enough
@@ -180,7 +201,7 @@ def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
     table.add_column("method", overflow="fold", min_width=15)
     table.add_column("solver", no_wrap=True)
     for count in rows[0].errors:
-        table.add_column(f"E({count})", justify="right", no_wrap=True)
+        table.add_column(f"{symbol}({count})", justify="right", no_wrap=True)
     table.add_column("order", justify="right", no_wrap=True)
     table.add_column("verdict", min_width=11)
     for name, group in groupby(rows, lambda row: row.experiment):
