@@ -129,7 +129,7 @@ class Restoration:
     """The restorations that ``run.experiment.restoration`` asks for.
 
     Attributes:
-        baseline: trained standard diffusion on the same data, for ILVR, or None.
+        baseline: trained standard diffusion on the same data, for ILVR and DDNM, or None.
         images: folder or zip of images to measure, in place of a split of the dataset.
     """
 

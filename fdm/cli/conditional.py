@@ -24,7 +24,8 @@ def restore(
         bool | None, typer.Option("--project/--no-project", help="Make predictions agree with y. Default: both ways.")
     ] = None,
     baseline: Annotated[
-        str | None, typer.Option(metavar="SUITE:NAME", help="A trained standard diffusion model to run ILVR on.")
+        str | None,
+        typer.Option(metavar="SUITE:NAME", help="A trained standard diffusion model to run ILVR and DDNM on."),
     ] = None,
     images: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Images to measure and restore. Default: the test split.")

@@ -18,6 +18,7 @@ ESTIMATORS = {
     "bicubic": "bicubic interpolation",
     "wiener": "Wiener filter",
     "ilvr": "ILVR",
+    "ddnm": "DDNM",
     "unprojected": "unprojected",
     "projected": "projected",
 }
