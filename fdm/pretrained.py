@@ -28,8 +28,8 @@ from fdm.store import (
     export,
     exported,
     finished,
+    known_file,
     locked,
-    record_of,
     root,
     run_folder,
     sealed,
@@ -151,31 +151,13 @@ class AutoencoderRun:
         Raises:
             UserError: not pretrained yet, damaged, or of another run.
         """
-        path = root() / f"pretrain-{self.identity}" / MODEL
-        if not path.exists() and self.target:
-            path = self.target / MODEL
+        path = known_file("pretrain", self.identity, MODEL, self.target)
         if not path.exists():
-            raise self._first()
+            raise UserError(
+                f"{self.experiment.name} seed {self.seed}: its autoencoder is not there yet; run `fdm pretrain` with the same "
+                f"experiment, seed and overrides first"
+            )
         return load_autoencoder(path, self.identity, self.needed, self.device)
-
-    def record(self) -> dict[str, Any]:
-        """The finished run's record.
-
-        Raises:
-            UserError: not pretrained yet.
-        """
-        record = record_of(root() / f"pretrain-{self.identity}", "pretrain", self.identity)
-        if not record and self.target:
-            record = record_of(self.target, "pretrain", self.identity)
-        if not record:
-            raise self._first()
-        return record
-
-    def _first(self) -> UserError:
-        return UserError(
-            f"{self.experiment.name} seed {self.seed}: its autoencoder is not there yet; run `fdm pretrain` with the same "
-            f"experiment, seed and overrides first"
-        )
 
     def _missing(self, record: dict[str, Any]) -> list[Name]:
         return [name for name in self.experiment.evaluation.features if name not in record["metrics"]["features"]]

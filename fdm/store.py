@@ -106,6 +106,18 @@ def record_of(folder: Path, kind: str, identity: str) -> dict[str, Any] | None:
     return record if record.get("identity") == identity else None
 
 
+def known_record(kind: str, identity: str, target: Path | None) -> dict[str, Any] | None:
+    """The record of a run in the store, or else in the folder of its copies; None where neither has a good one."""
+    stored = record_of(root() / f"{kind}-{identity}", kind, identity)
+    return stored or (record_of(target, kind, identity) if target else None)
+
+
+def known_file(kind: str, identity: str, name: str, target: Path | None) -> Path:
+    """A file of a run in the store, or in the folder of its copies where the store lacks it."""
+    stored = root() / f"{kind}-{identity}" / name
+    return target / name if target and not stored.exists() else stored
+
+
 def finished(folder: Path, kind: str, identity: str) -> dict[str, Any] | None:
     """The record of a run of the store if the run is complete, else None; the run is then to be made or resumed.
 
