@@ -6,8 +6,6 @@ Building blocks live in ``params/{datasets,networks,methods}/<name>.yaml``.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,6 +33,7 @@ from fdm.discover import plugins
 from fdm.errors import UserError
 from fdm.grids import Ablation, expand, merge, nested
 from fdm.plain import read_yaml
+from fdm.store import json_sha256
 
 PARAMS = Path("params")
 Made = TypeVar("Made")
@@ -290,7 +289,7 @@ def experiment_from_dict(raw: Mapping[str, Any], where: str) -> Experiment:
 def identity(*parts: Any) -> str:
     """First 16 hex digits of the SHA-256 of the canonical JSON of ``parts``; models are dumped with every default."""
     plain = [part.model_dump(mode="json") if isinstance(part, BaseModel) else part for part in parts]
-    return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
+    return json_sha256(plain)[:16]
 
 
 def json_schema() -> dict[str, Any]:

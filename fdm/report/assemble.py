@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from fdm.report.table import Table
 from fdm.report.tracked import FILES as TRACKED
 from fdm.report.tracked import write_tracked
 from fdm.report.write import write_table
-from fdm.store import locked
+from fdm.store import locked, put_in_place
 
 OURS = {"index.html", RECORD, "tables", "figures"} | TRACKED
 
@@ -44,7 +43,7 @@ def build(suite: str, results: Path, target: Path, partial: bool = False) -> Pat
     """
     _refuse_foreign(target)
     with _built(suite, results, target, partial) as part:
-        _swap(part, target)
+        put_in_place(part, target)
     return target / "index.html"
 
 
@@ -70,7 +69,6 @@ def _built(suite: str, results: Path, target: Path, partial: bool) -> Iterator[P
     # Fixed names, because the lock keeps others out: what a killed process left is cleared by the next one.
     part = target.with_name(f".{target.name}.part")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
         with locked(target.parent, f".{target.name}", wait=True):
             try:
                 shutil.rmtree(part, ignore_errors=True)
@@ -109,17 +107,3 @@ def _refuse_foreign(target: Path) -> None:
     foreign = sorted(path.name for path in target.iterdir() if path.name not in OURS and not path.name.startswith("."))
     if foreign:
         raise UserError(f"{target}: holds {foreign[0]!r}, which no report wrote; move it away or name another folder")
-
-
-def _swap(part: Path, target: Path) -> None:
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        os.replace(target, old)
-    try:
-        os.replace(part, target)
-    except OSError:
-        if old.exists():
-            os.replace(old, target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
