@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
 from torch_fidelity.metric_kid import kernel_mmd
 
 from fdm.config import FEATURES, EvaluationConfig
@@ -82,9 +83,11 @@ def test_torch_fidelity_and_clean_fid_agree_on_one_set_of_features(count: int, d
     mix = rng.standard_normal((dimension, dimension)) * np.exp(-np.arange(dimension) / dimension * 6)
     a, b = (np.maximum(rng.standard_normal((count, dimension)) @ mix * scale, 0) for scale in (1.0, 1.05))
     a[:, :dead] = b[:, :dead] = 0  # Inception features are zero everywhere on some data: singular covariances
-    assert frechet_distance(a, b) == pytest.approx(frechet_distance_clean(a, b), rel=1e-6)
-    a, b = a.astype(np.float32), b.astype(np.float32)
-    assert frechet_distance(a, b) == pytest.approx(frechet_distance_clean(a, b), rel=1e-6)
+    for x, y in ((a, b), (a.astype(np.float32), b.astype(np.float32))):
+        assert frechet_distance(x, y) == pytest.approx(frechet_distance_clean(x, y), rel=1e-6)
+        moments = (fid_features_to_statistics(torch.from_numpy(side.astype(np.float64))) for side in (x, y))
+        theirs = fid_statistics_to_metric(*moments, verbose=False)[KEY_METRIC_FID]
+        assert frechet_distance(x, y) == pytest.approx(theirs, rel=1e-10)
 
 
 def test_frechet_distance_of_commuting_gaussians() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
 from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
 from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
@@ -21,7 +21,6 @@ from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, p
 from fdm.config import EvaluationConfig
 from fdm.errors import UserError
 from fdm.evaluation.features import DIMENSIONS, Embed, Kept, Name, load
-from fdm.evaluation.statistics import statistics_of
 
 Features = Float[np.ndarray, "n d"]
 Progress = Callable[[int, int], object]
@@ -130,7 +129,7 @@ def _counter(progress: Progress | None, total: int) -> Callable[[int], None]:
 
 def frechet_distance(a: Features, b: Features) -> float:
     """torch-fidelity's Fréchet distance between Gaussians fitted to two sets of features, (N, D) and (M, D)."""
-    first, second = ({"mu": s.mean, "sigma": s.covariance} for s in map(statistics_of, (a, b)))
+    first, second = ({"mu": mean, "sigma": covariance} for mean, covariance in map(_moments, (a, b)))
     return float(fid_statistics_to_metric(first, second, verbose=False)[KEY_METRIC_FID])
 
 
@@ -138,10 +137,9 @@ def frechet_distance_clean(a: Features, b: Features) -> float:
     """clean-fid's Fréchet distance between Gaussians fitted to two sets of features, (N, D) and (M, D)."""
     from cleanfid.fid import frechet_distance as distance
 
-    first, second = map(statistics_of, (a, b))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # sqrtm's deprecated argument, and its remark on features that are always zero
-        return float(distance(first.mean, first.covariance, second.mean, second.covariance))
+        return float(distance(*_moments(a), *_moments(b)))
 
 
 def frechet_standard_error(fake: Features, real: Features) -> float:
@@ -158,14 +156,14 @@ def frechet_standard_error(fake: Features, real: Features) -> float:
         fake: features of N samples, (N, D).
         real: features of the reference, (M, D).
     """
-    first, second = statistics_of(fake), statistics_of(real)
-    values, vectors = np.linalg.eigh(second.covariance)
+    (mean, covariance), (other, target) = _moments(fake), _moments(real)
+    values, vectors = np.linalg.eigh(target)
     root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
-    values, vectors = np.linalg.eigh(root @ first.covariance @ root)
+    values, vectors = np.linalg.eigh(root @ covariance @ root)
     kept = values > values[-1] * len(values) * np.finfo(np.float64).eps  # features that are always zero have none
-    d = _float64(fake).numpy() - first.mean
+    d = fake.astype(np.float64) - mean
     transported = d @ (root @ (vectors[:, kept] * values[kept] ** -0.25))
-    moves = 2 * d @ (first.mean - second.mean) + (d**2).sum(axis=1) - (transported**2).sum(axis=1)
+    moves = 2 * d @ (mean - other) + (d**2).sum(axis=1) - (transported**2).sum(axis=1)
     return float(moves.std(ddof=1) / np.sqrt(len(moves)))
 
 
@@ -231,5 +229,11 @@ def check_counts(name: Name, samples: int, reference: int, config: EvaluationCon
             )
 
 
+def _moments(features: Features) -> tuple[Float64[np.ndarray, " d"], Float64[np.ndarray, "d d"]]:
+    """Mean and unbiased covariance of two or more features."""
+    wide = features.astype(np.float64)
+    return wide.mean(axis=0), np.cov(wide, rowvar=False)
+
+
 def _float64(features: Features) -> torch.Tensor:
-    return torch.from_numpy(np.asarray(features, dtype=np.float64))
+    return torch.from_numpy(features.astype(np.float64))
