@@ -15,12 +15,12 @@ import torch
 from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
 from torch_fidelity.metric_kid import kernel_mmd
 
-from fdm.config import FEATURES, EvaluationConfig
+from fdm import config as settings
+from fdm.config import EvaluationConfig
 from fdm.errors import UserError
 from fdm.evaluation import features, scores, weights
-from fdm.evaluation.features import DIMENSIONS, Kept
+from fdm.evaluation.features import Kept
 from fdm.evaluation.scores import (
-    check_counts,
     extract_shard,
     frechet_distance,
     frechet_distance_clean,
@@ -69,7 +69,7 @@ def cheap(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return embed
 
     monkeypatch.setattr(scores, "load", load)
-    monkeypatch.setattr(scores, "DIMENSIONS", dict.fromkeys(features.DIMENSIONS, 8))
+    monkeypatch.setattr(settings, "FEATURES", dict.fromkeys(settings.FEATURES, 8))
     return passes
 
 
@@ -197,37 +197,27 @@ def test_neighbours_reach_torch_fidelity() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "samples", "reference", "changes", "words"),
+    ("samples", "reference", "changes", "words"),
     [
-        ("inception-v3", 2048, 9999, {}, "2048 samples cannot fill a 2048 x 2048 .* sampling.count to at least 2049"),
-        ("inception-v3", 9999, 2048, {}, "2048 reference images .* evaluation.reference_limit to at least 2049"),
-        ("efficientnet-lite0", 112, 9999, {}, "112 samples cannot fill a 112 x 112 .* sampling.count to at least 113"),
-        ("efficientnet-lite0", 999, 9999, {}, "999 samples .* KID subset of 1000; .*kid_subset_size to at most 999"),
-        ("efficientnet-lite0", 9999, 400, {}, "400 reference images .* KID subset of 1000"),
-        (
-            "efficientnet-lite0",
-            120,
-            200,
-            {"kid_subset_size": 100, "neighbours": 120},
-            "120 samples have no 120-th neighbour; .*evaluation.neighbours to at most 119",
-        ),
+        (150, 2048, {"features": ("inception-v3",)}, "150 samples .*=inception-v3 needs 2049: raise sampling.count"),
+        (2049, 150, {"features": ("efficientnet-lite0", "inception-v3")}, "150 reference images .* needs 2049"),
+        (112, 150, {}, "112 samples .*=efficientnet-lite0 needs 113: raise sampling.count"),
+        (150, 112, {}, "112 reference images .* 113: raise evaluation.reference_limit or"),
+        (150, 199, {"kid_subset_size": 150, "neighbours": 199}, "150 samples .* evaluation.neighbours=199 needs 200"),
+        (999, 1500, {"kid_subset_size": 1000}, "999 samples .* evaluation.kid_subset_size=1000 needs 1000"),
     ],
 )
 def test_too_few_images_are_refused_in_one_line(
-    name: features.Name, samples: int, reference: int, changes: dict[str, int], words: str
+    samples: int, reference: int, changes: dict[str, Any], words: str, tmp_path: Path
 ) -> None:
+    fake, real = (np.zeros((count, 1, 8, 8), np.uint8) for count in (samples, reference))
     with pytest.raises(UserError, match=words) as error:
-        check_counts(name, samples, reference, EvaluationConfig.model_validate(changes))
+        scored(fake, real, SMALL.model_copy(update=changes), tmp_path)
     assert "\n" not in str(error.value)
 
 
-def test_enough_images_pass() -> None:
-    check_counts("efficientnet-lite0", 1000, 1000, EvaluationConfig())
-    check_counts("inception-v3", 2049, 2049, EvaluationConfig())
-
-
 def test_counts_are_checked_before_any_network_runs(cheap: list[str], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="KID subset"):
+    with pytest.raises(UserError, match="kid_subset_size"):
         scored(digits(0, 50), digits(50, 300), SMALL, tmp_path)
     assert not cheap
 
@@ -319,7 +309,7 @@ def test_a_lost_shard_of_features_is_redone_alone(cheap: list[str], tmp_path: Pa
 
 
 def test_shards_refuse_too_few_images(cheap: list[str], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="KID subset"):
+    with pytest.raises(UserError, match="kid_subset_size"):
         extract_shard(Kept(digits(0, 50), tmp_path), Kept(digits(50, 300), tmp_path), SMALL, 0, 2)
     assert not cheap
 
@@ -448,30 +438,3 @@ def test_clean_pipeline_is_the_same_network_behind_another_resize(
         first, second = (features.extract(embed, images) for embed in networks)
         assert first.shape == (2, 2048)
         assert limit[0] <= np.abs(first - second).max() <= limit[1]
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        EvaluationConfig(kid_subset_size=50),
-        EvaluationConfig(kid_subset_size=500),
-        EvaluationConfig(kid_subset_size=2, neighbours=700),
-        EvaluationConfig(features=("efficientnet-lite0", "inception-v3"), kid_subset_size=50),
-    ],
-)
-def test_experiments_know_how_many_images_scores_need(config: EvaluationConfig) -> None:
-    """``least`` is where ``check_counts`` begins to agree: settings are refused by it long before there are any images."""
-    assert {name: DIMENSIONS[name] for name in FEATURES} == FEATURES
-    least, why = config.least
-
-    def enough(samples: int, reference: int) -> bool:
-        try:
-            for name in config.features:
-                check_counts(name, samples, reference, config)
-        except UserError:
-            return False
-        return True
-
-    assert enough(least, least) and not enough(least - 1, 10**6) and not enough(10**6, least - 1)
-    key, value = why.removeprefix("evaluation.").split("=")
-    assert value in str(getattr(config, key))

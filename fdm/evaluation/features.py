@@ -25,7 +25,6 @@ from fdm.tensors import load_tensors, save_tensors
 Name = Literal["efficientnet-lite0", "inception-v3", "inception-v3-clean"]
 Embed = Callable[[Tensor], Tensor]
 
-DIMENSIONS: dict[Name, int] = {"efficientnet-lite0": 112, "inception-v3": 2048, "inception-v3-clean": 2048}
 VERSION = 1  # of everything below that moves a feature by more than rounding: layer, input, weights; part of the cache's file names
 BATCH = 50
 LITE0_SIDE = 96  # pixels
@@ -35,7 +34,7 @@ FORMAT = torch.channels_last
 
 
 def load(name: Name, downloads: Path, device: str) -> Embed:
-    """Network ``name`` as a function of uint8 (B, 3, H, W) in 0..255, any size, to float32 (B, DIMENSIONS[name]).
+    """Network ``name`` as a function of uint8 (B, 3, H, W) in 0..255, any size, to float32 (B, D), D as in ``fdm.config.FEATURES``.
 
     Raises:
         UserError: its weights are missing and cannot be fetched into ``downloads``, or are not the right ones.

@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from fdm.config import FEATURES
 from fdm.data import to_uint8
-from fdm.evaluation.features import DIMENSIONS, Kept, Name, load
+from fdm.evaluation.features import Kept, Name, load
 from fdm.evaluation.scores import frechet_distance
 from fdm.networks.autoencoder import Autoencoder, Codebook
 from fdm.progress import Progress
@@ -72,7 +73,7 @@ def feature_scores(
         decoded: their reconstructions, in the same order.
         title: shown beside the progress.
     """
-    enough = [name for name in names if len(original.images) > DIMENSIONS[name]]
+    enough = [name for name in names if len(original.images) > FEATURES[name]]
     images = len(original.images) + len(decoded.images)
     result: dict[str, dict[str, Any]] = {}
     with Progress(title, len(enough) * images, "img") as bar:

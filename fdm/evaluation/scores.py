@@ -20,7 +20,7 @@ from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, p
 
 from fdm.config import EvaluationConfig
 from fdm.errors import UserError
-from fdm.evaluation.features import DIMENSIONS, Embed, Kept, Name, load
+from fdm.evaluation.features import Embed, Kept, Name, load
 
 Features = Float[np.ndarray, "n d"]
 Progress = Callable[[int, int], object]
@@ -100,8 +100,15 @@ def score(
 
 def _check(samples: Kept, reference: Kept, config: EvaluationConfig) -> None:
     check_images(samples.images, reference.images)
-    for name in config.features:
-        check_counts(name, len(samples.images), len(reference.images), config)
+    least, why = config.least
+    for what, kept, key in (
+        ("samples", samples, "sampling.count"),
+        ("reference images", reference, "evaluation.reference_limit"),
+    ):
+        if len(kept.images) < least:
+            raise UserError(
+                f"{len(kept.images)} {what} are too few to be scored; {why} needs {least}: raise {key} or change that setting"
+            )
 
 
 def _passes(config: EvaluationConfig) -> list[Name]:
@@ -201,32 +208,6 @@ def check_images(samples: np.ndarray, reference: np.ndarray) -> None:
         raise UserError(
             f"samples are {samples.shape[1:]} and reference images {reference.shape[1:]} (C, H, W); they must be equal"
         )
-
-
-def check_counts(name: Name, samples: int, reference: int, config: EvaluationConfig) -> None:
-    """Raise UserError if a score of ``name`` would mean nothing for so few images."""
-    dimension = DIMENSIONS[name]
-    hint = "; or take efficientnet-lite0 in evaluation.features" if name == "inception-v3" else ""
-    for what, count, key in (
-        ("samples", samples, "sampling.count"),
-        ("reference images", reference, "evaluation.reference_limit"),
-    ):
-        # N samples give a covariance of rank N - 1 at most.
-        if count <= dimension:
-            raise UserError(
-                f"{name}: {count} {what} cannot fill a {dimension} x {dimension} covariance; raise {key} to at least "
-                f"{dimension + 1}{hint}"
-            )
-        if count < config.kid_subset_size:
-            raise UserError(
-                f"{name}: {count} {what} are fewer than one KID subset of {config.kid_subset_size}; raise {key} or "
-                f"lower evaluation.kid_subset_size to at most {count}"
-            )
-        if count <= config.neighbours:
-            raise UserError(
-                f"{name}: {count} {what} have no {config.neighbours}-th neighbour; raise {key} or lower "
-                f"evaluation.neighbours to at most {count - 1}"
-            )
 
 
 def _moments(features: Features) -> tuple[Float64[np.ndarray, " d"], Float64[np.ndarray, "d d"]]:
