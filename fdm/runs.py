@@ -273,7 +273,7 @@ class Run:
     def _scores(self, samples: np.ndarray, folder: Path, shard: int, shards: int) -> dict[str, Any] | None:
         """The content of ``metrics.json``, with what is kept of features in ``folder``; None for one of several shards."""
         from fdm.evaluation.features import Kept
-        from fdm.evaluation.scores import extract_shard, score
+        from fdm.evaluation.scores import extract_shard, score, workload
 
         e, device = self.experiment, str(self.torch_device)
         reference: np.ndarray = self.data.split(e.evaluation.reference).images
@@ -282,12 +282,11 @@ class Run:
         digest = identity(self.data.digest, e.evaluation.reference, len(reference))
         kept = Kept(samples, folder / "features"), Kept(reference, root() / "reference" / digest)
         title = f"evaluate {e.name} seed {self.seed} {_name(shard, shards)}".rstrip()
-        images = (len(samples) + len(reference)) * len(e.evaluation.features)
-        with Progress(title, images, "img") as bar:
+        with Progress(title, workload(*kept, e.evaluation, shard, shards), "img") as bar:
             if shards > 1:
-                extract_shard(*kept, e.evaluation, shard, shards, device, bar.update)
+                extract_shard(*kept, e.evaluation, shard, shards, device, bar.advance)
                 return None
-            scores = score(*kept, e.evaluation, device, bar.update)
+            scores = score(*kept, e.evaluation, device, bar.advance)
         return {
             "samples": len(samples),
             "reference": {

@@ -23,8 +23,13 @@ from fdm.errors import UserError
 from fdm.evaluation.features import Embed, Kept, Name, load
 
 Features = Float[np.ndarray, "n d"]
-Progress = Callable[[int, int], object]
-"""(images done, images in all)."""
+Advance = Callable[[int], object]
+"""Called with how many more images have passed through a network."""
+
+
+def workload(samples: Kept, reference: Kept, config: EvaluationConfig, shard: int = 0, shards: int = 1) -> int:
+    """What ``score``, or ``extract_shard`` of one of several shards, advances by in all: images, once for every pass."""
+    return len(_passes(config)) * sum(len(kept.share(shard, shards)) for kept in (samples, reference))
 
 
 def extract_shard(
@@ -34,7 +39,7 @@ def extract_shard(
     shard: int,
     shards: int,
     device: str = "cpu",
-    progress: Progress | None = None,
+    advance: Advance | None = None,
     downloads: Path = Path("downloads"),
 ) -> None:
     """Put the features of shard ``shard`` of ``shards`` (from 0) where ``score`` finds them; see there.
@@ -42,13 +47,10 @@ def extract_shard(
     Every image is in one shard, and ``score`` makes what is missing, so scores do not depend on the number of shards.
     """
     _check(samples, reference, config)
-    shares = [(kept, kept.share(shard, shards)) for kept in (samples, reference)]
-    passes = _passes(config)
-    advance = _counter(progress, len(passes) * sum(len(share) for _, share in shares))
-    for name in passes:
+    for name in _passes(config):
         embed = _network(name, downloads, device)
-        for kept, share in shares:
-            kept.extract(name, embed, share, advance)
+        for kept in (samples, reference):
+            kept.extract(name, embed, kept.share(shard, shards), advance)
 
 
 def score(
@@ -56,7 +58,7 @@ def score(
     reference: Kept,
     config: EvaluationConfig,
     device: str = "cpu",
-    progress: Progress | None = None,
+    advance: Advance | None = None,
     downloads: Path = Path("downloads"),
 ) -> dict[str, dict[str, float]]:
     """Every score of ``metrics.json`` for every network of ``config.features``.
@@ -65,7 +67,7 @@ def score(
         samples: generated images, (N, C, H, W), C 1 or 3, values 0..255.
         reference: real images of the same C, H, W, already cut to ``config.reference_limit``; may be a memory map.
         device: where the networks run, ``cpu`` or ``cuda``; the statistics are always float64 on the CPU.
-        progress: called with (images done, images in all); an image counts once per pass through a network.
+        advance: an image counts once for every pass through a network; ``workload`` is the sum.
         downloads: folder for the Inception-v3 weights.
 
     Returns:
@@ -78,7 +80,6 @@ def score(
             before any network runs.
     """
     _check(samples, reference, config)
-    advance = _counter(progress, len(_passes(config)) * (len(samples.images) + len(reference.images)))
 
     def both(name: Name) -> tuple[Features, Features]:
         embed = _network(name, downloads, device)
@@ -120,18 +121,6 @@ def _network(name: Name, downloads: Path, device: str) -> Embed:
     """Loaded at its first batch: where all features are there already, no weights are needed."""
     loaded = cache(lambda: load(name, downloads, device))
     return lambda images: loaded()(images)
-
-
-def _counter(progress: Progress | None, total: int) -> Callable[[int], None]:
-    done = 0
-
-    def advance(images: int) -> None:
-        nonlocal done
-        done += images
-        if progress:
-            progress(done, total)
-
-    return advance
 
 
 def frechet_distance(a: Features, b: Features) -> float:

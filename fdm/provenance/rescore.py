@@ -49,7 +49,7 @@ def rescore(suite: str, runs: Sequence[RunFolder], count: int, device: str) -> I
 
 def _rescore(suite: str, run: RunFolder, device: str) -> Iterator[Finding]:
     from fdm.evaluation.features import Kept
-    from fdm.evaluation.scores import score
+    from fdm.evaluation.scores import score, workload
     from fdm.evaluation.weights import inception_weights
 
     manifest, where = run.manifest, f"scores of {run.folder}"
@@ -72,16 +72,11 @@ def _rescore(suite: str, run: RunFolder, device: str) -> Iterator[Finding]:
         reference = reference[: evaluation.reference_limit] if evaluation.reference_limit else reference
         samples = np.load(run.folder / "samples.npy", allow_pickle=False)
         published = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))["features"]
-        total = (len(samples) + len(reference)) * len(evaluation.features)
         key = identity(manifest["data"]["digest"], evaluation.reference, len(reference))
-        with Progress(f"score {run.folder}", total, "img") as bar, TemporaryDirectory() as anew:
-            computed = score(
-                Kept(samples, Path(anew)),  # features that the run left behind are not trusted
-                Kept(reference, root() / "reference" / key),
-                evaluation,
-                str(choose(device)),
-                bar.update,
-            )
+        with TemporaryDirectory() as anew:  # features that the run left behind are not trusted
+            kept = Kept(samples, Path(anew)), Kept(reference, root() / "reference" / key)
+            with Progress(f"score {run.folder}", workload(*kept, evaluation), "img") as bar:
+                computed = score(*kept, evaluation, str(choose(device)), bar.advance)
     except (UserError, OSError, ValueError, EOFError, KeyError, TypeError) as error:
         yield Finding(suite, "scores", "bad", where, f"cannot be computed again: {' '.join(str(error).split())}")
         return
