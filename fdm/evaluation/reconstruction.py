@@ -13,7 +13,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from fdm.config import FEATURES
-from fdm.data import to_uint8
+from fdm.data import to_float, to_uint8
+from fdm.evaluation import fidelity
 from fdm.evaluation.features import Kept, Name, load
 from fdm.evaluation.scores import frechet_distance
 from fdm.networks.autoencoder import Autoencoder, Codebook
@@ -34,13 +35,9 @@ def reconstruct(model: Autoencoder, x: Float[Tensor, "n c h w"]) -> Reconstructi
 
 
 def psnr(pair: Reconstructions) -> float:
-    """Mean over images of 10 log10(255^2 / mean squared error), dB; an exact image counts as an error of 1/12 level^2.
-
-    1/12 is the error that rounding alone makes, so the mean stays finite.
-    """
-    difference = pair.original.astype(np.float64) - pair.decoded
-    errors = np.maximum((difference**2).mean(axis=(1, 2, 3)), 1 / 12)
-    return float((10 * np.log10(255**2 / errors)).mean())
+    """Mean over images, dB."""
+    original, decoded = (to_float(torch.from_numpy(images)).double() for images in (pair.original, pair.decoded))
+    return float(fidelity.psnr(decoded, original).mean())
 
 
 def codebook_scores(model: Autoencoder, x: Float[Tensor, "n c h w"]) -> dict[str, float]:
