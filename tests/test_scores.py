@@ -61,7 +61,7 @@ def cheap(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Replace every network by 8 fixed projections of the pixels; returns the names of the passes that ran."""
     passes: list[str] = []
 
-    def load(name: str, downloads: Path, device: str) -> features.Embed:
+    def load(name: str, device: str) -> features.Embed:
         def embed(images: torch.Tensor) -> torch.Tensor:
             passes.append(name)
             matrix = torch.randn(images[0].numel(), 8, generator=torch.Generator().manual_seed(0))
@@ -342,7 +342,7 @@ def test_efficientnet_distance_grows_with_noise(tmp_path: Path) -> None:
 
 
 def test_efficientnet_features_do_not_depend_on_order_or_grey_format() -> None:
-    embed = features.load("efficientnet-lite0", DOWNLOADS, "cpu")
+    embed = features.load("efficientnet-lite0", "cpu")
     images = digits(0, 70)
     found = features.extract(embed, images)
     assert found.shape == (70, 112)
@@ -434,7 +434,7 @@ def test_clean_pipeline_is_the_same_network_behind_another_resize(
     inception_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(weights.ENVIRONMENT, str(inception_file))
-    networks = [features.load(name, DOWNLOADS, "cpu") for name in ("inception-v3", "inception-v3-clean")]
+    networks = [features.load(name, "cpu") for name in ("inception-v3", "inception-v3-clean")]
     # Nothing to resize at 299 px: equal. At 64 px the two pipelines differ.
     for side, limit in ((299, (0.0, 1e-5)), (64, (1e-2, 10.0))):
         images = np.random.default_rng(0).integers(0, 256, (2, 1, side, side), dtype=np.uint8)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,12 +52,7 @@ def codebook_scores(model: Autoencoder, x: Float[Tensor, "n c h w"]) -> dict[str
 
 
 def feature_scores(
-    names: Sequence[Name],
-    original: Kept,
-    decoded: Kept,
-    device: str,
-    title: str,
-    downloads: Path = Path("downloads"),
+    names: Sequence[Name], original: Kept, decoded: Kept, device: str, title: str
 ) -> dict[str, dict[str, Any]]:
     """Fréchet distance between images and their reconstructions: ``rfid`` with Inception-v3, else ``frechet_distance``.
 
@@ -77,7 +71,7 @@ def feature_scores(
         for name in names:
             distance = None
             if name in enough:
-                embed = load(name, downloads, device)
+                embed = load(name, device)
                 fake, real = (
                     np.concatenate(kept.extract(name, embed, kept.share(0, 1), bar.advance))
                     for kept in (decoded, original)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -40,7 +39,6 @@ def extract_shard(
     shards: int,
     device: str = "cpu",
     advance: Advance | None = None,
-    downloads: Path = Path("downloads"),
 ) -> None:
     """Put the features of shard ``shard`` of ``shards`` (from 0) where ``score`` finds them; see there.
 
@@ -48,7 +46,7 @@ def extract_shard(
     """
     _check(samples, reference, config)
     for name in _passes(config):
-        embed = _network(name, downloads, device)
+        embed = _network(name, device)
         for kept in (samples, reference):
             kept.extract(name, embed, kept.share(shard, shards), advance)
 
@@ -59,7 +57,6 @@ def score(
     config: EvaluationConfig,
     device: str = "cpu",
     advance: Advance | None = None,
-    downloads: Path = Path("downloads"),
 ) -> dict[str, dict[str, float]]:
     """Every score of ``metrics.json`` for every network of ``config.features``.
 
@@ -68,7 +65,6 @@ def score(
         reference: real images of the same C, H, W, already cut to ``config.reference_limit``; may be a memory map.
         device: where the networks run, ``cpu`` or ``cuda``; the statistics are always float64 on the CPU.
         advance: an image counts once for every pass through a network; ``workload`` is the sum.
-        downloads: folder for the Inception-v3 weights.
 
     Returns:
         ``{<network>: {<score>: value}}`` with ``fid``, ``fid_se`` and (``config.clean``) ``fid_clean`` for ``inception-v3``,
@@ -82,7 +78,7 @@ def score(
     _check(samples, reference, config)
 
     def both(name: Name) -> tuple[Features, Features]:
-        embed = _network(name, downloads, device)
+        embed = _network(name, device)
         real, fake = (
             np.concatenate(kept.extract(name, embed, kept.share(0, 1), advance)) for kept in (reference, samples)
         )
@@ -117,9 +113,9 @@ def _passes(config: EvaluationConfig) -> list[Name]:
     return [*config.features, *clean]
 
 
-def _network(name: Name, downloads: Path, device: str) -> Embed:
+def _network(name: Name, device: str) -> Embed:
     """Loaded at its first batch: where all features are there already, no weights are needed."""
-    loaded = cache(lambda: load(name, downloads, device))
+    loaded = cache(lambda: load(name, device))
     return lambda images: loaded()(images)
 
 

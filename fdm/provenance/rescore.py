@@ -62,7 +62,7 @@ def _rescore(suite: str, run: RunFolder, device: str) -> Iterator[Finding]:
         return
     if any(name.startswith("inception") for name in manifest["experiment"]["evaluation"]["features"]):
         try:
-            inception_weights(Path("downloads"))
+            inception_weights()
         except UserError as error:
             yield Finding(suite, "scores", "absent", where, str(error))
             return
