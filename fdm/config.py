@@ -264,7 +264,7 @@ class SamplingConfig(Frozen):
 
 
 FEATURES = {"efficientnet-lite0": 112, "inception-v3": 2048}
-"""Numbers of features of the networks that score: those of ``fdm.evaluation.features``, which takes seconds to import."""
+"""Numbers of features of the networks that score; the networks themselves are in ``fdm.evaluation.features``."""
 
 
 class EvaluationConfig(Frozen):

@@ -53,13 +53,6 @@ class Progress:
         if self._rich:
             self._rich.stop()
 
-    def update(self, done: int, total: int) -> None:
-        """So much of so much is done, where the total shows only on the way."""
-        self.total = total
-        if self._rich:
-            self._rich.update(self._task, total=total)
-        self.advance(done - self.done)
-
     def advance(self, amount: int, note: str = "") -> None:
         """Count ``amount`` more; ``note`` is shown beside it."""
         self.done += amount

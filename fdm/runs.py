@@ -302,17 +302,16 @@ class Run:
     def _scores(self, samples: np.ndarray, folder: Path, shard: int, shards: int) -> dict[str, Any] | None:
         """The content of ``metrics.json``, with what is kept of features in ``folder``; None for one of several shards."""
         from fdm.evaluation.features import Kept
-        from fdm.evaluation.scores import extract_shard, score
+        from fdm.evaluation.scores import extract_shard, score, workload
 
         e, device = self.experiment, str(self.torch_device)
         drawn, reference = Kept(samples, folder / "features"), reference_of(self.data, e.evaluation)
         title = f"evaluate {e.name} seed {self.seed} {_name(shard, shards)}".rstrip()
-        images = (len(samples) + len(reference.images)) * len(e.evaluation.features)
-        with Progress(title, images, "img") as bar:
+        with Progress(title, workload(drawn, reference, e.evaluation, shard, shards), "img") as bar:
             if shards > 1:
-                extract_shard(drawn, reference, e.evaluation, shard, shards, device, bar.update)
+                extract_shard(drawn, reference, e.evaluation, shard, shards, device, bar.advance)
                 return None
-            scores = score(drawn, reference, e.evaluation, device, bar.update)
+            scores = score(drawn, reference, e.evaluation, device, bar.advance)
         return {
             "samples": len(samples),
             "reference": {

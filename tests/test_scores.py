@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
 from torch_fidelity.metric_kid import kernel_mmd
 
-from fdm.config import FEATURES, EvaluationConfig
+from fdm import config as settings
+from fdm.config import EvaluationConfig
 from fdm.errors import UserError
 from fdm.evaluation import features, scores, weights
-from fdm.evaluation.features import DIMENSIONS, Kept
+from fdm.evaluation.features import Kept
 from fdm.evaluation.scores import (
-    check_counts,
     extract_shard,
     frechet_distance,
     frechet_distance_clean,
@@ -27,6 +28,7 @@ from fdm.evaluation.scores import (
     kernel_distance,
     precision_recall,
     score,
+    workload,
 )
 
 DOWNLOADS = Path(__file__).parent.parent / "downloads"
@@ -59,7 +61,7 @@ def cheap(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Replace every network by 8 fixed projections of the pixels; returns the names of the passes that ran."""
     passes: list[str] = []
 
-    def load(name: str, downloads: Path, device: str) -> features.Embed:
+    def load(name: str, device: str) -> features.Embed:
         def embed(images: torch.Tensor) -> torch.Tensor:
             passes.append(name)
             matrix = torch.randn(images[0].numel(), 8, generator=torch.Generator().manual_seed(0))
@@ -68,7 +70,7 @@ def cheap(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return embed
 
     monkeypatch.setattr(scores, "load", load)
-    monkeypatch.setattr(scores, "DIMENSIONS", dict.fromkeys(features.DIMENSIONS, 8))
+    monkeypatch.setattr(settings, "FEATURES", dict.fromkeys(settings.FEATURES, 8))
     return passes
 
 
@@ -82,9 +84,11 @@ def test_torch_fidelity_and_clean_fid_agree_on_one_set_of_features(count: int, d
     mix = rng.standard_normal((dimension, dimension)) * np.exp(-np.arange(dimension) / dimension * 6)
     a, b = (np.maximum(rng.standard_normal((count, dimension)) @ mix * scale, 0) for scale in (1.0, 1.05))
     a[:, :dead] = b[:, :dead] = 0  # Inception features are zero everywhere on some data: singular covariances
-    assert frechet_distance(a, b) == pytest.approx(frechet_distance_clean(a, b), rel=1e-6)
-    a, b = a.astype(np.float32), b.astype(np.float32)
-    assert frechet_distance(a, b) == pytest.approx(frechet_distance_clean(a, b), rel=1e-6)
+    for x, y in ((a, b), (a.astype(np.float32), b.astype(np.float32))):
+        assert frechet_distance(x, y) == pytest.approx(frechet_distance_clean(x, y), rel=1e-6)
+        moments = (fid_features_to_statistics(torch.from_numpy(side.astype(np.float64))) for side in (x, y))
+        theirs = fid_statistics_to_metric(*moments, verbose=False)[KEY_METRIC_FID]
+        assert frechet_distance(x, y) == pytest.approx(theirs, rel=1e-10)
 
 
 def test_frechet_distance_of_commuting_gaussians() -> None:
@@ -194,37 +198,27 @@ def test_neighbours_reach_torch_fidelity() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "samples", "reference", "changes", "words"),
+    ("samples", "reference", "changes", "words"),
     [
-        ("inception-v3", 2048, 9999, {}, "2048 samples cannot fill a 2048 x 2048 .* sampling.count to at least 2049"),
-        ("inception-v3", 9999, 2048, {}, "2048 reference images .* evaluation.reference_limit to at least 2049"),
-        ("efficientnet-lite0", 112, 9999, {}, "112 samples cannot fill a 112 x 112 .* sampling.count to at least 113"),
-        ("efficientnet-lite0", 999, 9999, {}, "999 samples .* KID subset of 1000; .*kid_subset_size to at most 999"),
-        ("efficientnet-lite0", 9999, 400, {}, "400 reference images .* KID subset of 1000"),
-        (
-            "efficientnet-lite0",
-            120,
-            200,
-            {"kid_subset_size": 100, "neighbours": 120},
-            "120 samples have no 120-th neighbour; .*evaluation.neighbours to at most 119",
-        ),
+        (150, 2048, {"features": ("inception-v3",)}, "150 samples .*=inception-v3 needs 2049: raise sampling.count"),
+        (2049, 150, {"features": ("efficientnet-lite0", "inception-v3")}, "150 reference images .* needs 2049"),
+        (112, 150, {}, "112 samples .*=efficientnet-lite0 needs 113: raise sampling.count"),
+        (150, 112, {}, "112 reference images .* 113: raise evaluation.reference_limit or"),
+        (150, 199, {"kid_subset_size": 150, "neighbours": 199}, "150 samples .* evaluation.neighbours=199 needs 200"),
+        (999, 1500, {"kid_subset_size": 1000}, "999 samples .* evaluation.kid_subset_size=1000 needs 1000"),
     ],
 )
 def test_too_few_images_are_refused_in_one_line(
-    name: features.Name, samples: int, reference: int, changes: dict[str, int], words: str
+    samples: int, reference: int, changes: dict[str, Any], words: str, tmp_path: Path
 ) -> None:
+    fake, real = (np.zeros((count, 1, 8, 8), np.uint8) for count in (samples, reference))
     with pytest.raises(UserError, match=words) as error:
-        check_counts(name, samples, reference, EvaluationConfig.model_validate(changes))
+        scored(fake, real, SMALL.model_copy(update=changes), tmp_path)
     assert "\n" not in str(error.value)
 
 
-def test_enough_images_pass() -> None:
-    check_counts("efficientnet-lite0", 1000, 1000, EvaluationConfig())
-    check_counts("inception-v3", 2049, 2049, EvaluationConfig())
-
-
 def test_counts_are_checked_before_any_network_runs(cheap: list[str], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="KID subset"):
+    with pytest.raises(UserError, match="kid_subset_size"):
         scored(digits(0, 50), digits(50, 300), SMALL, tmp_path)
     assert not cheap
 
@@ -242,14 +236,13 @@ def test_images_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 def test_only_inception_gives_fid(cheap: list[str], tmp_path: Path) -> None:
     config = SMALL.model_copy(update={"features": ("efficientnet-lite0", "inception-v3")})
-    seen: list[tuple[int, int]] = []
-    result = scored(digits(0, 150), digits(150, 200), config, tmp_path, progress=lambda *now: seen.append(now))
+    seen: list[int] = []
+    result = scored(digits(0, 150), digits(150, 200), config, tmp_path, advance=seen.append)
     common = {"kid_mean", "kid_std", "precision", "recall"}
     assert set(result["inception-v3"]) == common | {"fid", "fid_se", "fid_clean"}
     assert set(result["efficientnet-lite0"]) == common | {"frechet_distance", "frechet_distance_se"}
     assert all(isinstance(value, float) for row in result.values() for value in row.values())
-    assert seen[-1] == (3 * 350, 3 * 350)
-    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert sum(seen) == 3 * 350
     assert result["inception-v3"]["fid"] == pytest.approx(result["inception-v3"]["fid_clean"], rel=1e-6)
 
 
@@ -293,8 +286,11 @@ def test_shards_of_features_give_the_same_scores(cheap: list[str], tmp_path: Pat
     assert batches == 3 * (4 + 7)
     kept = Kept(digits(0, 170), tmp_path / "fake"), Kept(digits(170, 330), tmp_path / "real")
     cheap.clear()
+    assert workload(*kept, config) == 3 * 500
     for shard in reversed(range(shards)):
-        extract_shard(*kept, config, shard, shards)
+        seen: list[int] = []
+        extract_shard(*kept, config, shard, shards, advance=seen.append)
+        assert sum(seen) == workload(*kept, config, shard, shards)
     assert len(cheap) == batches
     assert score(*kept, config) == whole
     assert len(cheap) == batches, "nothing was extracted again"
@@ -316,7 +312,7 @@ def test_a_lost_shard_of_features_is_redone_alone(cheap: list[str], tmp_path: Pa
 
 
 def test_shards_refuse_too_few_images(cheap: list[str], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="KID subset"):
+    with pytest.raises(UserError, match="kid_subset_size"):
         extract_shard(Kept(digits(0, 50), tmp_path), Kept(digits(50, 300), tmp_path), SMALL, 0, 2)
     assert not cheap
 
@@ -346,7 +342,7 @@ def test_efficientnet_distance_grows_with_noise(tmp_path: Path) -> None:
 
 
 def test_efficientnet_features_do_not_depend_on_order_or_grey_format() -> None:
-    embed = features.load("efficientnet-lite0", DOWNLOADS, "cpu")
+    embed = features.load("efficientnet-lite0", "cpu")
     images = digits(0, 70)
     found = features.extract(embed, images)
     assert found.shape == (70, 112)
@@ -438,37 +434,10 @@ def test_clean_pipeline_is_the_same_network_behind_another_resize(
     inception_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(weights.ENVIRONMENT, str(inception_file))
-    networks = [features.load(name, DOWNLOADS, "cpu") for name in ("inception-v3", "inception-v3-clean")]
+    networks = [features.load(name, "cpu") for name in ("inception-v3", "inception-v3-clean")]
     # Nothing to resize at 299 px: equal. At 64 px the two pipelines differ.
     for side, limit in ((299, (0.0, 1e-5)), (64, (1e-2, 10.0))):
         images = np.random.default_rng(0).integers(0, 256, (2, 1, side, side), dtype=np.uint8)
         first, second = (features.extract(embed, images) for embed in networks)
         assert first.shape == (2, 2048)
         assert limit[0] <= np.abs(first - second).max() <= limit[1]
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        EvaluationConfig(kid_subset_size=50),
-        EvaluationConfig(kid_subset_size=500),
-        EvaluationConfig(kid_subset_size=2, neighbours=700),
-        EvaluationConfig(features=("efficientnet-lite0", "inception-v3"), kid_subset_size=50),
-    ],
-)
-def test_experiments_know_how_many_images_scores_need(config: EvaluationConfig) -> None:
-    """``least`` is where ``check_counts`` begins to agree: settings are refused by it long before there are any images."""
-    assert {name: DIMENSIONS[name] for name in FEATURES} == FEATURES
-    least, why = config.least
-
-    def enough(samples: int, reference: int) -> bool:
-        try:
-            for name in config.features:
-                check_counts(name, samples, reference, config)
-        except UserError:
-            return False
-        return True
-
-    assert enough(least, least) and not enough(least - 1, 10**6) and not enough(10**6, least - 1)
-    key, value = why.removeprefix("evaluation.").split("=")
-    assert value in str(getattr(config, key))

@@ -1,21 +1,16 @@
-"""One and four shards on the command line: the same samples, features, statistics and scores."""
+"""One and four shards on the command line: the same samples and scores."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from functools import reduce
 from pathlib import Path
 
-import numpy as np
 import pytest
-from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 from fdm.cli import app
 from fdm.evaluation.features import BATCH
-from fdm.evaluation.statistics import Statistics, statistics_of
-from fdm.shards import shard_range
 
 COUNT = 230
 OPTIONS = [
@@ -34,18 +29,18 @@ def fdm(verb: str, *words: str) -> str:
     return result.output
 
 
-def features() -> list[np.ndarray]:
-    """Of the samples, batch by batch, as they lie in the run store."""
-    return [load_file(path)["features"] for path in sorted(Path("work").glob("evaluate-*/features/*/*"))]
+def features() -> list[Path]:
+    """Of the samples, a file for each batch, as they lie in the run store."""
+    return list(Path("work").glob("evaluate-*/features/*/*"))
 
 
-def test_one_and_four_shards_give_equal_statistics_and_scores(smoke: Path) -> None:
+def test_one_and_four_shards_give_equal_scores(smoke: Path) -> None:
     fdm("train")
     for verb in ("sample", "evaluate"):
         for shard in ("3/4", "1/4", "4/4", "2/4"):
             assert f"shard {shard}" in fdm(verb, "--shard", shard, "--to", "four")
         if verb == "evaluate":
-            batches = features()
+            assert len(features()) == -(-COUNT // BATCH)
             assert not Path("four/metrics.json").exists()
         fdm(verb, "--to", "four")
     assert not features(), "kept until there are scores"
@@ -59,16 +54,6 @@ def test_one_and_four_shards_give_equal_statistics_and_scores(smoke: Path) -> No
         assert Path("one", name).read_bytes() == Path("four", name).read_bytes()
     identities = [json.loads(Path(name, "manifest.json").read_text())["identities"] for name in ("one", "four")]
     assert identities[0] == identities[1]
-
-    whole = np.concatenate(batches)
-    assert len(whole) == COUNT
-    shares = [shard_range(COUNT, BATCH, shard, 4) for shard in range(4)]
-    merged = reduce(Statistics.__add__, (statistics_of(whole[share.start : share.stop]) for share in shares))
-    wide = whole.astype(np.float64)
-    assert merged.count == COUNT
-    np.testing.assert_allclose(merged.mean, wide.mean(axis=0), rtol=1e-10)
-    expected = np.cov(wide, rowvar=False)
-    np.testing.assert_allclose(merged.covariance, expected, rtol=0, atol=1e-10 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("verb", ["sample", "evaluate"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,14 +43,11 @@ def data(
     from fdm.experiment import load_dataset
     from fdm.progress import Progress
 
-    bars: dict[str, Progress] = {}
     with ExitStack() as shown:
 
-        def progress(split: str, done: int, total: int) -> None:
-            if split not in bars:
-                shown.close()  # one live bar at a time
-                bars[split] = shown.enter_context(Progress(f"data {dataset} {split}", total, "img"))
-            bars[split].advance(done - bars[split].done)
+        def progress(split: str, total: int) -> Callable[[int], None]:
+            shown.close()  # one live bar at a time
+            return shown.enter_context(Progress(f"data {dataset} {split}", total, "img")).advance
 
         store = prepare(load_dataset(dataset, override or ()), force=force, progress=progress)
     for name, split in store.manifest["splits"].items():

@@ -22,7 +22,8 @@ from fdm.errors import UserError
 from fdm.store import locked, put_in_place, write_json
 
 CHUNK = 128  # images per task of a worker thread
-Progress = Callable[[str, int, int], None]
+Progress = Callable[[str, int], Callable[[int], object]]
+"""(split, images in all) → what is called with how many more are done."""
 
 
 def prepare(
@@ -44,7 +45,7 @@ def prepare(
         root: folder of the prepared datasets.
         downloads: folder of fetched archives.
         force: build anew whatever is there.
-        progress: called as ``progress(split, images done, images in all)`` now and then.
+        progress: called at the beginning of each split; what it returns, now and then.
 
     Raises:
         UserError: the source cannot be had, an image cannot be used, the store cannot be written, or (without ``force``) what is
@@ -140,16 +141,13 @@ def _fitted(
         return np.stack([fit_image(images.load(i), config, images.name(i)) for i in numbers])
 
     workers = min(16, os.cpu_count() or 1)
-    done = 0
-    if progress:
-        progress(name, done, keep)
+    advance = progress(name, keep) if progress else None
     with ThreadPoolExecutor(workers) as pool:
         for start in range(0, keep, CHUNK * workers):  # one round at a time bounds what waits in memory
             for block in pool.map(chunk, range(start, min(start + CHUNK * workers, keep), CHUNK)):
                 yield block
-                done += len(block)
-                if progress:
-                    progress(name, done, keep)
+                if advance:
+                    advance(len(block))
 
 
 def _write_npy(path: Path, shape: tuple[int, ...], dtype: type[np.generic], blocks: Iterator[np.ndarray]) -> str:

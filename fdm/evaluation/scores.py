@@ -9,23 +9,26 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
 from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
 from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
 from fdm.config import EvaluationConfig
 from fdm.errors import UserError
-from fdm.evaluation.features import DIMENSIONS, Embed, Kept, Name, load
-from fdm.evaluation.statistics import statistics_of
+from fdm.evaluation.features import Embed, Kept, Name, load
 
 Features = Float[np.ndarray, "n d"]
-Progress = Callable[[int, int], object]
-"""(images done, images in all)."""
+Advance = Callable[[int], object]
+"""Called with how many more images have passed through a network."""
+
+
+def workload(samples: Kept, reference: Kept, config: EvaluationConfig, shard: int = 0, shards: int = 1) -> int:
+    """What ``score``, or ``extract_shard`` of one of several shards, advances by in all: images, once for every pass."""
+    return len(_passes(config)) * sum(len(kept.share(shard, shards)) for kept in (samples, reference))
 
 
 def extract_shard(
@@ -35,21 +38,17 @@ def extract_shard(
     shard: int,
     shards: int,
     device: str = "cpu",
-    progress: Progress | None = None,
-    downloads: Path = Path("downloads"),
+    advance: Advance | None = None,
 ) -> None:
     """Put the features of shard ``shard`` of ``shards`` (from 0) where ``score`` finds them; see there.
 
     Every image is in one shard, and ``score`` makes what is missing, so scores do not depend on the number of shards.
     """
     _check(samples, reference, config)
-    shares = [(kept, kept.share(shard, shards)) for kept in (samples, reference)]
-    passes = _passes(config)
-    advance = _counter(progress, len(passes) * sum(len(share) for _, share in shares))
-    for name in passes:
-        embed = _network(name, downloads, device)
-        for kept, share in shares:
-            kept.extract(name, embed, share, advance)
+    for name in _passes(config):
+        embed = _network(name, device)
+        for kept in (samples, reference):
+            kept.extract(name, embed, kept.share(shard, shards), advance)
 
 
 def score(
@@ -57,8 +56,7 @@ def score(
     reference: Kept,
     config: EvaluationConfig,
     device: str = "cpu",
-    progress: Progress | None = None,
-    downloads: Path = Path("downloads"),
+    advance: Advance | None = None,
 ) -> dict[str, dict[str, float]]:
     """Every score of ``metrics.json`` for every network of ``config.features``.
 
@@ -66,8 +64,7 @@ def score(
         samples: generated images, (N, C, H, W), C 1 or 3, values 0..255.
         reference: real images of the same C, H, W, already cut to ``config.reference_limit``; may be a memory map.
         device: where the networks run, ``cpu`` or ``cuda``; the statistics are always float64 on the CPU.
-        progress: called with (images done, images in all); an image counts once per pass through a network.
-        downloads: folder for the Inception-v3 weights.
+        advance: an image counts once for every pass through a network; ``workload`` is the sum.
 
     Returns:
         ``{<network>: {<score>: value}}`` with ``fid``, ``fid_se`` and (``config.clean``) ``fid_clean`` for ``inception-v3``,
@@ -79,10 +76,9 @@ def score(
             before any network runs.
     """
     _check(samples, reference, config)
-    advance = _counter(progress, len(_passes(config)) * (len(samples.images) + len(reference.images)))
 
     def both(name: Name) -> tuple[Features, Features]:
-        embed = _network(name, downloads, device)
+        embed = _network(name, device)
         real, fake = (
             np.concatenate(kept.extract(name, embed, kept.share(0, 1), advance)) for kept in (reference, samples)
         )
@@ -101,8 +97,15 @@ def score(
 
 def _check(samples: Kept, reference: Kept, config: EvaluationConfig) -> None:
     check_images(samples.images, reference.images)
-    for name in config.features:
-        check_counts(name, len(samples.images), len(reference.images), config)
+    least, why = config.least
+    for what, kept, key in (
+        ("samples", samples, "sampling.count"),
+        ("reference images", reference, "evaluation.reference_limit"),
+    ):
+        if len(kept.images) < least:
+            raise UserError(
+                f"{len(kept.images)} {what} are too few to be scored; {why} needs {least}: raise {key} or change that setting"
+            )
 
 
 def _passes(config: EvaluationConfig) -> list[Name]:
@@ -110,27 +113,15 @@ def _passes(config: EvaluationConfig) -> list[Name]:
     return [*config.features, *clean]
 
 
-def _network(name: Name, downloads: Path, device: str) -> Embed:
+def _network(name: Name, device: str) -> Embed:
     """Loaded at its first batch: where all features are there already, no weights are needed."""
-    loaded = cache(lambda: load(name, downloads, device))
+    loaded = cache(lambda: load(name, device))
     return lambda images: loaded()(images)
-
-
-def _counter(progress: Progress | None, total: int) -> Callable[[int], None]:
-    done = 0
-
-    def advance(images: int) -> None:
-        nonlocal done
-        done += images
-        if progress:
-            progress(done, total)
-
-    return advance
 
 
 def frechet_distance(a: Features, b: Features) -> float:
     """torch-fidelity's Fréchet distance between Gaussians fitted to two sets of features, (N, D) and (M, D)."""
-    first, second = ({"mu": s.mean, "sigma": s.covariance} for s in map(statistics_of, (a, b)))
+    first, second = ({"mu": mean, "sigma": covariance} for mean, covariance in map(_moments, (a, b)))
     return float(fid_statistics_to_metric(first, second, verbose=False)[KEY_METRIC_FID])
 
 
@@ -138,10 +129,9 @@ def frechet_distance_clean(a: Features, b: Features) -> float:
     """clean-fid's Fréchet distance between Gaussians fitted to two sets of features, (N, D) and (M, D)."""
     from cleanfid.fid import frechet_distance as distance
 
-    first, second = map(statistics_of, (a, b))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # sqrtm's deprecated argument, and its remark on features that are always zero
-        return float(distance(first.mean, first.covariance, second.mean, second.covariance))
+        return float(distance(*_moments(a), *_moments(b)))
 
 
 def frechet_standard_error(fake: Features, real: Features) -> float:
@@ -158,14 +148,14 @@ def frechet_standard_error(fake: Features, real: Features) -> float:
         fake: features of N samples, (N, D).
         real: features of the reference, (M, D).
     """
-    first, second = statistics_of(fake), statistics_of(real)
-    values, vectors = np.linalg.eigh(second.covariance)
+    (mean, covariance), (other, target) = _moments(fake), _moments(real)
+    values, vectors = np.linalg.eigh(target)
     root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
-    values, vectors = np.linalg.eigh(root @ first.covariance @ root)
+    values, vectors = np.linalg.eigh(root @ covariance @ root)
     kept = values > values[-1] * len(values) * np.finfo(np.float64).eps  # features that are always zero have none
-    d = _float64(fake).numpy() - first.mean
+    d = fake.astype(np.float64) - mean
     transported = d @ (root @ (vectors[:, kept] * values[kept] ** -0.25))
-    moves = 2 * d @ (first.mean - second.mean) + (d**2).sum(axis=1) - (transported**2).sum(axis=1)
+    moves = 2 * d @ (mean - other) + (d**2).sum(axis=1) - (transported**2).sum(axis=1)
     return float(moves.std(ddof=1) / np.sqrt(len(moves)))
 
 
@@ -205,31 +195,11 @@ def check_images(samples: np.ndarray, reference: np.ndarray) -> None:
         )
 
 
-def check_counts(name: Name, samples: int, reference: int, config: EvaluationConfig) -> None:
-    """Raise UserError if a score of ``name`` would mean nothing for so few images."""
-    dimension = DIMENSIONS[name]
-    hint = "; or take efficientnet-lite0 in evaluation.features" if name == "inception-v3" else ""
-    for what, count, key in (
-        ("samples", samples, "sampling.count"),
-        ("reference images", reference, "evaluation.reference_limit"),
-    ):
-        # N samples give a covariance of rank N - 1 at most.
-        if count <= dimension:
-            raise UserError(
-                f"{name}: {count} {what} cannot fill a {dimension} x {dimension} covariance; raise {key} to at least "
-                f"{dimension + 1}{hint}"
-            )
-        if count < config.kid_subset_size:
-            raise UserError(
-                f"{name}: {count} {what} are fewer than one KID subset of {config.kid_subset_size}; raise {key} or "
-                f"lower evaluation.kid_subset_size to at most {count}"
-            )
-        if count <= config.neighbours:
-            raise UserError(
-                f"{name}: {count} {what} have no {config.neighbours}-th neighbour; raise {key} or lower "
-                f"evaluation.neighbours to at most {count - 1}"
-            )
+def _moments(features: Features) -> tuple[Float64[np.ndarray, " d"], Float64[np.ndarray, "d d"]]:
+    """Mean and unbiased covariance of two or more features."""
+    wide = features.astype(np.float64)
+    return wide.mean(axis=0), np.cov(wide, rowvar=False)
 
 
 def _float64(features: Features) -> torch.Tensor:
-    return torch.from_numpy(np.asarray(features, dtype=np.float64))
+    return torch.from_numpy(features.astype(np.float64))

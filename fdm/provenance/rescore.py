@@ -49,7 +49,7 @@ def rescore(suite: str, runs: Sequence[RunFolder], count: int, device: str) -> I
 
 def _rescore(suite: str, run: RunFolder, device: str) -> Iterator[Finding]:
     from fdm.evaluation.features import Kept
-    from fdm.evaluation.scores import score
+    from fdm.evaluation.scores import score, workload
     from fdm.evaluation.weights import inception_weights
 
     manifest, where = run.manifest, f"scores of {run.folder}"
@@ -62,7 +62,7 @@ def _rescore(suite: str, run: RunFolder, device: str) -> Iterator[Finding]:
         return
     if any(name.startswith("inception") for name in manifest["experiment"]["evaluation"]["features"]):
         try:
-            inception_weights(Path("downloads"))
+            inception_weights()
         except UserError as error:
             yield Finding(suite, "scores", "absent", where, str(error))
             return
@@ -71,15 +71,10 @@ def _rescore(suite: str, run: RunFolder, device: str) -> Iterator[Finding]:
         reference = reference_of(open_store(folder), evaluation)
         samples = np.load(run.folder / "samples.npy", allow_pickle=False)
         published = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))["features"]
-        total = (len(samples) + len(reference.images)) * len(evaluation.features)
-        with Progress(f"score {run.folder}", total, "img") as bar, TemporaryDirectory() as anew:
-            computed = score(
-                Kept(samples, Path(anew)),  # features that the run left behind are not trusted
-                reference,
-                evaluation,
-                str(choose(device)),
-                bar.update,
-            )
+        with TemporaryDirectory() as anew:  # features that the run left behind are not trusted
+            drawn = Kept(samples, Path(anew))
+            with Progress(f"score {run.folder}", workload(drawn, reference, evaluation), "img") as bar:
+                computed = score(drawn, reference, evaluation, str(choose(device)), bar.advance)
     except (UserError, OSError, ValueError, EOFError, KeyError, TypeError) as error:
         yield Finding(suite, "scores", "bad", where, f"cannot be computed again: {' '.join(str(error).split())}")
         return
