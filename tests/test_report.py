@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -586,6 +586,25 @@ def test_without_a_suite_file_the_page_says_what_it_cannot_know(place: Path) -> 
     results = make_results(place)
     shutil.rmtree(place / "params")
     assert "No suite file was found" in build("demo", results, place / "reports/demo").read_text()
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda text: text.replace("fdm-ds-2:", "fdm/ds-2:"), "experiments.*plain folder name"),
+        (lambda text: text.replace("seeds:", "seed:"), "seed: unknown key; did you mean 'seeds'"),
+        (lambda text: text.replace("method: ddpm", "metod: ddpm"), "experiments.ddpm.method: this key is required"),
+        (lambda text: text[: text.index("experiments")], "experiments: this key is required"),
+        (lambda text: "- 1\n", "expected keys and values"),
+        (lambda text: text + "]", "not valid YAML"),
+    ],
+)
+def test_what_is_wrong_in_a_suite_file_is_told(place: Path, damage: Callable[[str], str], said: str) -> None:
+    results, file = make_results(place), place / "params/suites/demo.yaml"
+    file.write_text(damage(file.read_text()))
+    with pytest.raises(UserError, match=said) as caught:
+        build("demo", results, place / "reports/demo")
+    assert "\n" not in str(caught.value) and "params/suites/demo.yaml" in str(caught.value)
 
 
 def change_identity(run: Path) -> None:
