@@ -33,6 +33,7 @@ from fdm.report.numbers import Estimate
 from fdm.report.samples import grid, shown
 from fdm.report.style import PALETTE, looks
 from fdm.sampling.classes import class_rows
+from fdm.store import sha256
 
 SIDE = 32
 STAGES = {"ddpm": 1, "fdm-ds-2": 2, "fdm-ds-3": 3}
@@ -611,8 +612,10 @@ def change_identity(run: Path) -> None:
     edit(run / "manifest.json", lambda content: content["identities"].update(sample="0" * 16))
 
 
-def change_evaluation(run: Path) -> None:
-    edit(run / "metrics.json", lambda content: content.update(identity="0" * 16))
+def change_scores(run: Path) -> None:
+    digest = sha256(run / "metrics.json")
+    edit(run / "manifest.json", lambda content: content["records"]["evaluate"].update(files={"metrics.json": digest}))
+    edit(run / "metrics.json", lambda content: content.update(samples=39))
 
 
 def change_train_record(run: Path) -> None:
@@ -662,7 +665,7 @@ def broken_json(run: Path) -> None:
     ("damage", "said"),
     [
         (change_identity, r"manifest\.json: its sample record is of another run"),
-        (change_evaluation, r"metrics\.json: its identity is not the one in manifest\.json"),
+        (change_scores, r"metrics\.json: missing or damaged \(not the file that its record lists\)"),
         (change_train_record, r"train\.json: its identity is not the one in manifest\.json"),
         (change_seed, r"manifest\.json: is of seed 3"),
         (not_a_number, r"cost\.json: not valid JSON .*NaN"),
