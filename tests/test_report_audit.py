@@ -153,6 +153,26 @@ def test_check_without_a_report(copy: Path) -> None:
         check("demo", copy / "results/demo", copy / "reports/demo")
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        '{"files": {}}',
+        '{"runs": {}, "files": {"index.html": 1}}',
+        '{"runs": {"ddpm/seed0": {"identities": [], "files": {}}}, "files": {}}',
+        b"\xff",
+    ],
+)
+def test_a_record_that_cannot_be_read_is_one_line(tmp_path: Path, content: str | bytes) -> None:
+    (tmp_path / "manifest.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(
+        UserError, match=r"manifest\.json: missing or damaged, so there is no report to check"
+    ) as caught:
+        list(differences(tmp_path, tmp_path))
+    assert "\n" not in str(caught.value)
+
+
 def test_difference_is_welchs() -> None:
     rng = np.random.default_rng(0)
     before, after = rng.normal(3, 1, 5).tolist(), rng.normal(4, 0.2, 3).tolist()
