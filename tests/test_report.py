@@ -18,6 +18,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from matplotlib.figure import Figure
@@ -28,6 +29,7 @@ from fdm.errors import UserError
 from fdm.experiment import experiment_from_dict
 from fdm.picture import save_grid
 from fdm.report import build, check
+from fdm.report.figures import WINDOWS, windows
 from fdm.report.labels import Mark, label_marks
 from fdm.report.numbers import Estimate
 from fdm.report.samples import grid, shown
@@ -295,6 +297,15 @@ def test_one_seed_has_an_interval_over_its_samples_that_marks_no_winner(place: P
         assert float(row[f"{column}_high"]) - float(row[column]) == pytest.approx(0.98)
         assert f"{column}_se" not in row
     assert all(row[f"{column}_se"] == "0.5" for row in rows_of(target / "tables/runs.csv").values())
+
+
+def test_windows_of_a_curve_hold_equally_many_steps() -> None:
+    """Also where rounding puts a step next to a window's end."""
+    for batch, per_window in itertools.product((1, 7, 8, 48), (1, 2, 75)):
+        steps = WINDOWS * per_window
+        curve = pd.DataFrame({"images": batch * np.arange(1, steps + 1), "loss": np.arange(steps, dtype=float)})
+        (means,) = windows([curve], "loss", batch * steps).to_numpy().T
+        assert means.tolist() == [per_window * n + (per_window - 1) / 2 for n in range(WINDOWS)]
 
 
 def test_only_inception_features_are_called_fid(built: Path, place: Path) -> None:
