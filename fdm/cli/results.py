@@ -43,10 +43,11 @@ def report(
         return
     if suite is None:
         raise UserError("name a suite, for example digits, or give --compare BEFORE AFTER")
+    from fdm.experiment import suite_file
     from fdm.report import build
     from fdm.report import check as check_report
 
-    name = Path(suite).stem if suite.endswith((".yaml", ".yml")) else suite
+    name = suite_file(suite).stem
     results, to = results or Path("results") / name, to or Path("reports") / name
     if not check:
         say(f"report: {build(suite, results, to, partial)}")

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fdm.errors import UserError
+from fdm.experiment import suite_file
 from fdm.report import style
 from fdm.report.audit import RECORD, differences, is_partial, record
 from fdm.report.load import load
@@ -64,7 +65,7 @@ def check(suite: str, results: Path, target: Path) -> list[str]:
 @contextmanager
 def _built(suite: str, results: Path, target: Path, partial: bool) -> Iterator[Path]:
     """A complete new report in a folder beside ``target``, removed afterwards unless it was moved."""
-    name = Path(suite).stem if suite.endswith((".yaml", ".yml")) else suite
+    name = suite_file(suite).stem
     found = load(name, results, read_plan(suite), partial)
     # Fixed names, because the lock keeps others out: what a killed process left is cleared by the next one.
     part = target.with_name(f".{target.name}.part")
