@@ -29,11 +29,10 @@ from fdm.data import to_float
 from fdm.errors import UserError
 from fdm.evaluation.features import Kept
 from fdm.evaluation.scores import score
-from fdm.experiment import Experiment, identity, load_experiment
+from fdm.experiment import Experiment, load_experiment
 from fdm.progress import Progress
 from fdm.rng import training_order
-from fdm.runs import Run
-from fdm.store import root
+from fdm.runs import Run, reference_of
 
 
 def peer(experiment: Experiment) -> nn.Module:
@@ -155,10 +154,9 @@ def main() -> None:
     samples = sample(experiment, network, scheduler, options.seed)
     options.to.mkdir(parents=True, exist_ok=True)
     np.save(options.to / "samples.npy", samples)
-    reference = data.split(experiment.evaluation.reference).images[: experiment.evaluation.reference_limit]
     with Progress("score diffusers", 1, "img") as bar:
-        known = root() / "reference" / identity(data.digest, experiment.evaluation.reference, len(reference))
-        scores = score(Kept(samples, options.to / "features"), Kept(reference, known), experiment.evaluation)
+        reference = reference_of(data, experiment.evaluation)
+        scores = score(Kept(samples, options.to / "features"), reference, experiment.evaluation)
         bar.advance(1)
     result = {
         "experiment": options.experiment,

@@ -316,7 +316,7 @@ class RestorationConfig(Frozen):
         default=("unprojected", "projected"), description="projected: every predicted signal is made to agree with y"
     )
     baseline: str | None = Field(
-        default=None, description="SUITE:EXPERIMENT of a standard diffusion model that runs ILVR"
+        default=None, description="SUITE:EXPERIMENT of a standard diffusion model that runs ILVR and DDNM"
     )
     rounded: bool = Field(default=True, description="round measurements to 8 bits, as image files are")
     cutoff: Annotated[float, Field(ge=0, lt=1)] = Field(

@@ -6,8 +6,6 @@ Building blocks live in ``params/{datasets,networks,methods}/<name>.yaml``.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,6 +33,7 @@ from fdm.discover import plugins
 from fdm.errors import UserError
 from fdm.grids import Ablation, expand, merge, nested
 from fdm.plain import read_yaml
+from fdm.store import json_sha256
 
 PARAMS = Path("params")
 Made = TypeVar("Made")
@@ -155,7 +154,9 @@ class _SuiteEntry(Frozen):
     overrides: dict[str, Any] = Field(default_factory=dict)
 
 
-class _SuiteFile(Frozen):
+class SuiteFile(Frozen):
+    """A suite as its file has it, nothing resolved."""
+
     title: str
     dataset: Name
     network: Name
@@ -206,13 +207,41 @@ def outlines() -> list[Outline]:
     names = sorted(path.stem for path in (PARAMS / "suites").glob("*.yaml"))
     if not names:
         raise UserError(f"{PARAMS}/suites: there is no suite in {Path.cwd()}; run `fdm` at the root of the project")
-    return [_outline(*_read_suite(name)) for name in names]
+    return [_outline(*read_suite(name)) for name in names]
 
 
-def _outline(path: Path, file: _SuiteFile) -> Outline:
+def _outline(path: Path, file: SuiteFile) -> Outline:
     runs = sum(len(entry.seeds or file.seeds) for entry in file.experiments.values())
     numbers = {"experiments": len(file.experiments), "runs": runs}
     return Outline(name=path.stem, title=file.title, dataset=file.dataset, network=file.network, **numbers)
+
+
+def suite_file(suite: str) -> Path:
+    """Where a suite's file is, whose stem is its name: ``params/suites/<suite>.yaml``, or ``suite`` itself if it ends in ``.yaml`` or ``.yml``.
+
+    Raises:
+        UserError: ``suite`` is neither such a path nor a plain name.
+    """
+    return Path(suite) if suite.endswith((".yaml", ".yml")) else _file("suites", suite)
+
+
+def read_suite(suite: str) -> tuple[Path, SuiteFile]:
+    """A suite's file and what it says, with the experiments of its grids. No experiment is resolved, no method imported.
+
+    Raises:
+        UserError: there is no such file, or it is no suite; the message names file and key.
+    """
+    path = suite_file(suite)
+    try:
+        raw = _read(path, "suite")
+        file = SuiteFile.model_validate(raw)
+        if file.ablations:
+            file = SuiteFile.model_validate(expand(raw, str(path), PARAMS))
+    except ValidationError as error:
+        raise explain(error, str(path), [SuiteFile, _SuiteEntry, Ablation]) from None
+    if not file.experiments or not file.seeds:
+        raise UserError(f"{path}: a suite needs at least one experiment and one seed")
+    return path, file
 
 
 def load_suite(suite: str, overrides: Sequence[str] = ()) -> Suite:
@@ -225,7 +254,7 @@ def load_suite(suite: str, overrides: Sequence[str] = ()) -> Suite:
     Raises:
         UserError: unknown suite, block or key, wrong type, or a contradiction; the message names file and key.
     """
-    path, file = _read_suite(suite)
+    path, file = read_suite(suite)
     return Suite(
         name=path.stem,
         title=file.title,
@@ -239,7 +268,7 @@ def load_experiment(reference: str, overrides: Sequence[str] = ()) -> Experiment
     """Resolve ``SUITE:EXPERIMENT``, or read a file that ``fdm show --yaml`` wrote (one resolved experiment)."""
     if ":" in reference:
         suite_name, name = reference.rsplit(":", 1)
-        path, file = _read_suite(suite_name)
+        path, file = read_suite(suite_name)
         if name not in file.experiments:
             raise UserError(
                 f"{reference}: suite {path.stem!r} has no experiment {name!r}{nearest(name, file.experiments)}; "
@@ -290,7 +319,7 @@ def experiment_from_dict(raw: Mapping[str, Any], where: str) -> Experiment:
 def identity(*parts: Any) -> str:
     """First 16 hex digits of the SHA-256 of the canonical JSON of ``parts``; models are dumped with every default."""
     plain = [part.model_dump(mode="json") if isinstance(part, BaseModel) else part for part in parts]
-    return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
+    return json_sha256(plain)[:16]
 
 
 def json_schema() -> dict[str, Any]:
@@ -308,21 +337,7 @@ def json_schema() -> dict[str, Any]:
     return schema
 
 
-def _read_suite(suite: str) -> tuple[Path, _SuiteFile]:
-    path = Path(suite) if suite.endswith((".yaml", ".yml")) else _file("suites", suite)
-    try:
-        raw = _read(path, "suite")
-        file = _SuiteFile.model_validate(raw)
-        if file.ablations:
-            file = _SuiteFile.model_validate(expand(raw, str(path), PARAMS))
-    except ValidationError as error:
-        raise explain(error, str(path), [_SuiteFile, _SuiteEntry, Ablation]) from None
-    if not file.experiments or not file.seeds:
-        raise UserError(f"{path}: a suite needs at least one experiment and one seed")
-    return path, file
-
-
-def _resolve(path: Path, file: _SuiteFile, name: str, overrides: Sequence[str]) -> Experiment:
+def _resolve(path: Path, file: SuiteFile, name: str, overrides: Sequence[str]) -> Experiment:
     entry = file.experiments[name]
     raw: dict[str, Any] = {
         "name": name,

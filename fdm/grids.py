@@ -20,6 +20,8 @@ from fdm.plain import read_yaml
 Scalar = bool | int | float | str
 LABEL = re.compile(r"[A-Za-z0-9_.,-]+")
 BLOCKS = {"dataset": "datasets", "network": "networks"}
+OWN = ("training", "sampling", "evaluation", "conditioning", "restoration", "exploration")
+"""Blocks that a suite's file holds itself."""
 
 
 class Ablation(Frozen):
@@ -136,7 +138,7 @@ def _settings(raw: Mapping[str, Any], name: str, params: Path) -> dict[str, Any]
     entry = raw["experiments"][name]
     blocks = {key: _read(params / folder / f"{raw.get(key)}.yaml") for key, folder in BLOCKS.items()}
     blocks["method"] = _read(params / "methods" / f"{entry['method']}.yaml")
-    blocks |= {key: raw.get(key, {}) for key in ("training", "sampling", "evaluation")}
+    blocks |= {key: raw.get(key, {}) for key in OWN}
     return merge(blocks, entry.get("overrides", {}))
 
 

@@ -28,8 +28,8 @@ from fdm.store import (
     export,
     exported,
     finished,
+    known_file,
     locked,
-    record_of,
     root,
     run_folder,
     sealed,
@@ -87,8 +87,9 @@ class AutoencoderRun:
     @cached_property
     def identity(self) -> str:
         """Covers data, signal, architecture, losses, budget, seed and the code that trains; no part of the denoiser."""
-        flip = self.experiment.dataset.flip
-        return identity(self.open_data().digest, flip, self._before, self.needed.config, self.seed, self.source)
+        digest, flip = self.open_data().digest, self.experiment.dataset.flip
+        unseen = [] if self._tested else [HELD_OUT_EVERY]
+        return identity(digest, flip, self._before, self.needed.config, self.seed, self.source, *unseen)
 
     @cached_property
     def source(self) -> str:
@@ -99,6 +100,11 @@ class AutoencoderRun:
     @cached_property
     def _before(self) -> list[dict[str, Any]]:
         return [config.model_dump(mode="json") for config in self.needed.before]
+
+    @property
+    def _tested(self) -> bool:
+        """Whether the data have a test split, so that all training images can be learned from."""
+        return "test" in self.open_data().manifest["splits"]
 
     def pretrain(self) -> dict[str, Any]:
         """Train, resume, or find the finished autoencoder; returns its record, with all metrics that the experiment wants."""
@@ -151,31 +157,13 @@ class AutoencoderRun:
         Raises:
             UserError: not pretrained yet, damaged, or of another run.
         """
-        path = root() / f"pretrain-{self.identity}" / MODEL
-        if not path.exists() and self.target:
-            path = self.target / MODEL
+        path = known_file("pretrain", self.identity, MODEL, self.target)
         if not path.exists():
-            raise self._first()
+            raise UserError(
+                f"{self.experiment.name} seed {self.seed}: its autoencoder is not there yet; run `fdm pretrain` with the same "
+                f"experiment, seed and overrides first"
+            )
         return load_autoencoder(path, self.identity, self.needed, self.device)
-
-    def record(self) -> dict[str, Any]:
-        """The finished run's record.
-
-        Raises:
-            UserError: not pretrained yet.
-        """
-        record = record_of(root() / f"pretrain-{self.identity}", "pretrain", self.identity)
-        if not record and self.target:
-            record = record_of(self.target, "pretrain", self.identity)
-        if not record:
-            raise self._first()
-        return record
-
-    def _first(self) -> UserError:
-        return UserError(
-            f"{self.experiment.name} seed {self.seed}: its autoencoder is not there yet; run `fdm pretrain` with the same "
-            f"experiment, seed and overrides first"
-        )
 
     def _missing(self, record: dict[str, Any]) -> list[Name]:
         return [name for name in self.experiment.evaluation.features if name not in record["metrics"]["features"]]
@@ -184,7 +172,7 @@ class AutoencoderRun:
         """Images to learn from and images to be judged on, uint8 (N, C, H, W)."""
         data = self.open_data()
         images: np.ndarray = data.split("train").images
-        if "test" in data.manifest["splits"]:
+        if self._tested:
             return images, data.split("test").images[:HELD_OUT]
         held_out = np.arange(len(images)) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
         return images[~held_out], images[held_out][:HELD_OUT]
@@ -204,7 +192,7 @@ class AutoencoderRun:
         save_grid(folder / "reconstructions.png", side_by_side)
         return {
             "count": len(x),
-            "split": "test" if "test" in self.open_data().manifest["splits"] else f"every {HELD_OUT_EVERY}th of train",
+            "split": "test" if self._tested else f"every {HELD_OUT_EVERY}th of train",
             "psnr": psnr(pair),
             **codebook_scores(model, x),
             "features": self._feature_scores(self.experiment.evaluation.features, pair, folder),

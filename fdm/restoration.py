@@ -26,13 +26,12 @@ from fdm.experiment import Experiment, identity, load_experiment
 from fdm.picture import labelled_rows
 from fdm.processes import build_process
 from fdm.progress import Progress
-from fdm.records import complete
 from fdm.runs import Run
 from fdm.sampling.conditional import Reverse, require_plain
 from fdm.sampling.sampler import denoiser_of, network_denoiser
 from fdm.sampling.solvers import build_solver
 from fdm.sources import source_version
-from fdm.store import check_target, export, exported, finished, locked, run_folder, sweep, write_arrays
+from fdm.store import write_arrays
 
 RESTORE_FILES = ("restored.npz", "restore.png", "restore.json")
 MOMENTS = 5000
@@ -129,7 +128,7 @@ class Restoration:
     """The restorations that ``run.experiment.restoration`` asks for.
 
     Attributes:
-        baseline: trained standard diffusion on the same data, for ILVR, or None.
+        baseline: trained standard diffusion on the same data, for ILVR and DDNM, or None.
         images: folder or zip of images to measure, in place of a split of the dataset.
     """
 
@@ -174,24 +173,12 @@ class Restoration:
         Raises:
             UserError: a model is not trained, or cannot do what is asked.
         """
-        target = self.run.target
-        if record := exported(target, "restore", self.identity):
-            return record
-        check_target(target)
-        folder = run_folder("restore", self.identity)
-        with locked(folder):
-            record = finished(folder, "restore", self.identity)
-            if not record:
-                sweep(folder)
-                self.run.data.verify()
-                outcome = self._compute(folder)
-                record = complete(folder, "restore", self.identity, outcome, self.run.torch_device, RESTORE_FILES)
-        if target:
-            export(folder, RESTORE_FILES, target, record)
-        return record
+        needs = [self.baseline.train_identity] if self.baseline else []
+        return self.run.ensure("restore", self.identity, RESTORE_FILES, self._compute, *needs)
 
     def _compute(self, folder: Path) -> dict[str, Any]:
         run, config, device = self.run, self.config, self.run.torch_device
+        run.data.verify()
         truth = to_float(torch.from_numpy(self.truth)).to(device)
         comparer = self._comparer()
         arrays: dict[str, np.ndarray] = {"truth": self.truth}

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from fdm.config import EvaluationConfig
 from fdm.data import Store, open_store, to_float
 from fdm.device import choose
 from fdm.errors import UserError
@@ -41,6 +43,8 @@ from fdm.store import (
     exported,
     finished,
     intact,
+    known_file,
+    known_record,
     locked,
     read_sealed,
     record_of,
@@ -52,6 +56,9 @@ from fdm.store import (
     write_json,
 )
 from fdm.tensors import fill, load_tensors
+
+if TYPE_CHECKING:
+    from fdm.evaluation.features import Kept
 
 TRAIN_FILES = ("model.safetensors", "training.csv", "train.json")
 SAMPLE_FILES = ("samples.npy", "grid.png", "trajectory.npz", "sample.json")
@@ -250,7 +257,7 @@ class Run:
             return _read_json(self.target / "metrics.json")
         check_target(self.target)
         train, sample = self._record_of("train", self.train_identity), self._record_of("sample", self.sample_identity)
-        pretrained = self.autoencoder.record() if self.autoencoder else None
+        pretrained = self._record_of("pretrain", self.autoencoder.identity) if self.autoencoder else None
         folder = run_folder("evaluate", self.evaluate_identity, self.sample_identity)
         with locked(folder, _name(shard, shards)):
             done = finished(folder, "evaluate", self.evaluate_identity)
@@ -270,29 +277,47 @@ class Run:
         self._export(folder, EVALUATE_FILES, done)
         return _read_json(require_intact(folder / "metrics.json", done))
 
+    def ensure(
+        self, kind: str, own: str, names: tuple[str, ...], compute: Callable[[Path], dict[str, Any]], *needs: str
+    ) -> dict[str, Any]:
+        """Find what was made of this training under the identity ``own``, or make it; returns its record.
+
+        Args:
+            names: its files, the record last.
+            compute: writes the others into the folder that it is given; returns the outcome.
+            needs: identities of other runs that it starts from.
+        """
+        if record := exported(self.target, kind, own):
+            return record
+        check_target(self.target)
+        folder = run_folder(kind, own, self.train_identity, *needs)
+        with locked(folder):
+            record = finished(folder, kind, own)
+            if not record:
+                sweep(folder)
+                record = complete(folder, kind, own, compute(folder), self.torch_device, names)
+        self._export(folder, names, record)
+        return record
+
     def _scores(self, samples: np.ndarray, folder: Path, shard: int, shards: int) -> dict[str, Any] | None:
         """The content of ``metrics.json``, with what is kept of features in ``folder``; None for one of several shards."""
         from fdm.evaluation.features import Kept
         from fdm.evaluation.scores import extract_shard, score, workload
 
         e, device = self.experiment, str(self.torch_device)
-        reference: np.ndarray = self.data.split(e.evaluation.reference).images
-        if e.evaluation.reference_limit:
-            reference = reference[: e.evaluation.reference_limit]
-        digest = identity(self.data.digest, e.evaluation.reference, len(reference))
-        kept = Kept(samples, folder / "features"), Kept(reference, root() / "reference" / digest)
+        drawn, reference = Kept(samples, folder / "features"), reference_of(self.data, e.evaluation)
         title = f"evaluate {e.name} seed {self.seed} {_name(shard, shards)}".rstrip()
-        with Progress(title, workload(*kept, e.evaluation, shard, shards), "img") as bar:
+        with Progress(title, workload(drawn, reference, e.evaluation, shard, shards), "img") as bar:
             if shards > 1:
-                extract_shard(*kept, e.evaluation, shard, shards, device, bar.advance)
+                extract_shard(drawn, reference, e.evaluation, shard, shards, device, bar.advance)
                 return None
-            scores = score(*kept, e.evaluation, device, bar.advance)
+            scores = score(drawn, reference, e.evaluation, device, bar.advance)
         return {
             "samples": len(samples),
             "reference": {
                 "dataset": e.dataset.name,
                 "split": e.evaluation.reference,
-                "count": len(reference),
+                "count": len(reference.images),
                 "digest": self.data.digest,
             },
             "features": scores,
@@ -357,9 +382,7 @@ class Run:
             UserError: not trained yet, damaged, or of another experiment.
         """
         e = self.experiment
-        path = root() / f"train-{self.train_identity}" / "model.safetensors"
-        if not path.exists() and self.target:
-            path = self.target / "model.safetensors"
+        path = known_file("train", self.train_identity, "model.safetensors", self.target)
         tensors, metadata = load_tensors(path, self.train_identity)
         codec = self.autoencoder.load() if self.autoencoder else None
         try:
@@ -398,9 +421,7 @@ class Run:
             return False
 
     def _record_of(self, kind: str, identity_: str) -> dict[str, Any]:
-        record = record_of(root() / f"{kind}-{identity_}", kind, identity_)
-        if not record and self.target:
-            record = record_of(self.target, kind, identity_)
+        record = known_record(kind, identity_, self.target)
         if not record:
             raise UserError(
                 f"{self.experiment.name} seed {self.seed}: run `fdm {kind}` with the same experiment, seed and overrides first"
@@ -408,9 +429,7 @@ class Run:
         return record
 
     def _samples(self, record: dict[str, Any]) -> np.ndarray:
-        path = root() / f"sample-{self.sample_identity}" / "samples.npy"
-        if not path.exists() and self.target:
-            path = self.target / "samples.npy"
+        path = known_file("sample", self.sample_identity, "samples.npy", self.target)
         try:
             samples = np.array(map_array(require_intact(path, record)))
         except (OSError, ValueError) as error:
@@ -420,6 +439,14 @@ class Run:
     def _export(self, folder: Path, names: tuple[str, ...], record: dict[str, Any]) -> None:
         if self.target:
             export(folder, names, self.target, record)
+
+
+def reference_of(data: Store, evaluation: EvaluationConfig) -> Kept:
+    """Images that samples are scored against, and the place of their features, which all runs on the same data share."""
+    from fdm.evaluation.features import Kept
+
+    images: np.ndarray = data.split(evaluation.reference).images[: evaluation.reference_limit]
+    return Kept(images, root() / "reference" / identity(data.digest, evaluation.reference, len(images)))
 
 
 def _name(shard: int, shards: int) -> str:

@@ -78,8 +78,7 @@ def run_folder(kind: str, identity: str, *needs: str | None, about: Mapping[str,
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
     """``content`` with its own SHA-256 as ``digest``, for JSON that is read again."""
     parts = json.loads(json.dumps({key: value for key, value in content.items() if key != "digest"}, allow_nan=False))
-    text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
-    return {**parts, "digest": hashlib.sha256(text.encode()).hexdigest()}
+    return {**parts, "digest": json_sha256(parts)}
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
@@ -105,6 +104,18 @@ def record_of(folder: Path, kind: str, identity: str) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return record if record.get("identity") == identity else None
+
+
+def known_record(kind: str, identity: str, target: Path | None) -> dict[str, Any] | None:
+    """The record of a run in the store, or else in the folder of its copies; None where neither has a good one."""
+    stored = record_of(root() / f"{kind}-{identity}", kind, identity)
+    return stored or (record_of(target, kind, identity) if target else None)
+
+
+def known_file(kind: str, identity: str, name: str, target: Path | None) -> Path:
+    """A file of a run in the store, or in the folder of its copies where the store lacks it."""
+    stored = root() / f"{kind}-{identity}" / name
+    return target / name if target and not stored.exists() else stored
 
 
 def finished(folder: Path, kind: str, identity: str) -> dict[str, Any] | None:
@@ -156,10 +167,10 @@ def require_intact(path: Path, record: Mapping[str, Any]) -> Path:
 
 @contextlib.contextmanager
 def locked(folder: Path, part: str = "", wait: bool = False) -> Iterator[None]:
-    """Hold a run, or a named part of it, for this process.
+    """Hold a folder, most often that of a run, or a named part of it, for this process.
 
     Args:
-        folder: the run's folder.
+        folder: made if missing.
         part: what to hold, if not all of it.
         wait: wait for a process that holds it, instead of failing.
 
@@ -168,14 +179,15 @@ def locked(folder: Path, part: str = "", wait: bool = False) -> Iterator[None]:
     """
     lock = FileLock(folder / f"{part}.lock")
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout:
         if not wait:
             raise UserError(f"{folder}: another process is working on this run; wait for it or end it") from None
-        print(f"{folder}: waiting for another process that works on this run", file=sys.stderr, flush=True)
+        print(f"{folder}: waiting for another process that is at work there", file=sys.stderr, flush=True)
         lock.acquire()
     except OSError as error:
-        raise UserError(f"{folder}: cannot lock the run folder: {error.strerror}") from None
+        raise UserError(f"{folder}: cannot write there: {error.strerror}") from None
     try:
         yield
     finally:
@@ -234,6 +246,35 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
         raise
 
 
+def put_in_place(part: Path, target: Path) -> None:
+    """Let the finished folder ``part`` replace ``target``, wholly or not at all; the caller holds a lock on it.
+
+    What is left of an earlier ``target`` beside it, by a killed process, is removed.
+
+    Raises:
+        OSError: the disk refuses; ``target`` is then as it was before.
+    """
+    old = target.with_name(f".{target.name}.old")
+    _remove(old)
+    if target.exists() or target.is_symlink():
+        os.replace(target, old)
+    try:
+        os.replace(part, target)
+    except OSError:
+        if old.exists():
+            os.replace(old, target)
+        raise
+    with contextlib.suppress(OSError):  # all is in place; the next call tries again
+        _remove(old)
+
+
+def _remove(path: Path) -> None:
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.exists():
+        shutil.rmtree(path)
+
+
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], compressed: bool = False) -> None:
     """Write ``arrays`` atomically as one ``.npz``; UserError as ``write_atomic``."""
 
@@ -277,7 +318,7 @@ def export(folder: Path, names: Sequence[str], target: Path, record: Mapping[str
     stale = [name for name in others if not intact(target / name, record)]
     for name in (*stale, *({last} & record["files"].keys())):
         require_intact(folder / name, record)
-    if stale or not _same(folder / last, target / last):
+    if stale or not same(folder / last, target / last):
         with contextlib.suppress(OSError):  # where that is refused, writing is as well, and says so
             (target / last).unlink()
         for name in (*stale, last):
@@ -299,10 +340,6 @@ def check_target(target: Path | None) -> None:
                 pass
         except OSError as error:
             raise UserError(f"{target}: cannot write: {error.strerror}") from None
-
-
-def _same(source: Path, copy: Path) -> bool:
-    return copy.is_file() and copy.read_bytes() == source.read_bytes()
 
 
 @cache
@@ -332,3 +369,13 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file, 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def json_sha256(content: Any) -> str:
+    """SHA-256 of the canonical JSON of ``content``: sorted keys, no spaces, nothing but ASCII."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def same(source: Path, copy: Path) -> bool:
+    """Is ``copy`` there, with the bytes of ``source``?"""
+    return copy.is_file() and copy.read_bytes() == source.read_bytes()

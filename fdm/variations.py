@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -15,13 +16,12 @@ from fdm.errors import UserError
 from fdm.experiment import identity
 from fdm.picture import labelled_rows
 from fdm.progress import Progress
-from fdm.records import complete
 from fdm.restoration import reverse_of
 from fdm.runs import Run
 from fdm.sampling.conditional import Reverse, interpolate, vary
 from fdm.sampling.solvers import build_solver
 from fdm.sources import source_version
-from fdm.store import check_target, export, exported, finished, locked, run_folder, sweep, write_array
+from fdm.store import write_array
 
 
 @dataclass(frozen=True)
@@ -68,30 +68,18 @@ class Exploration(ABC):
         Raises:
             UserError: not trained, or the process cannot do it.
         """
-        run, kind = self.run, self.kind
-        names = (f"{kind}.npy", f"{kind}.png", f"{kind}.json")
-        target, own = run.target, self.identity
-        if record := exported(target, kind, own):
-            return record
-        check_target(target)
-        folder = run_folder(kind, own)
-        with locked(folder):
-            record = finished(folder, kind, own)
-            if not record:
-                sweep(folder)
-                reverse = reverse_of(run)
-                with Progress(
-                    f"{kind} {run.experiment.name} seed {run.seed}", self.events(len(reverse.plan)), "steps"
-                ) as bar:
-                    images, labels = self.draw(replace(reverse, tick=lambda: bar.advance(1)))
-                array = to_uint8(images).cpu().numpy()
-                write_array(folder / f"{kind}.npy", array)
-                labelled_rows(folder / f"{kind}.png", list(zip(labels, array, strict=True)))
-                outcome = {"train": run.train_identity, "shape": list(array.shape), "asked": self.asked}
-                record = complete(folder, kind, own, outcome, run.torch_device, names)
-        if target:
-            export(folder, names, target, record)
-        return record
+        names = tuple(f"{self.kind}.{ending}" for ending in ("npy", "png", "json"))
+        return self.run.ensure(self.kind, self.identity, names, self._compute)
+
+    def _compute(self, folder: Path) -> dict[str, Any]:
+        run, kind, reverse = self.run, self.kind, reverse_of(self.run)
+        title = f"{kind} {run.experiment.name} seed {run.seed}"
+        with Progress(title, self.events(len(reverse.plan)), "steps") as bar:
+            images, labels = self.draw(replace(reverse, tick=lambda: bar.advance(1)))
+        array = to_uint8(images).cpu().numpy()
+        write_array(folder / f"{kind}.npy", array)
+        labelled_rows(folder / f"{kind}.png", list(zip(labels, array, strict=True)))
+        return {"train": run.train_identity, "shape": list(array.shape), "asked": self.asked}
 
 
 class Variations(Exploration):

@@ -23,7 +23,18 @@ from fdm.processes import Process, build_process
 from fdm.processes.gaussian import Config as GaussianConfig
 from fdm.processes.scale_space import Config as ScaleSpaceConfig
 from fdm.processes.staged import Config as StagedConfig
-from fdm.sampling.conditional import Reverse, ilvr, interpolate, project, require_plain, restore, slerp, start, vary
+from fdm.sampling.conditional import (
+    Reverse,
+    ddnm,
+    ilvr,
+    interpolate,
+    project,
+    require_plain,
+    restore,
+    slerp,
+    start,
+    vary,
+)
 from fdm.sampling.sampler import draw
 from fdm.sampling.solvers import Denoiser, build_solver
 
@@ -244,11 +255,26 @@ def test_ilvr_ends_with_the_content_of_the_measurement(operator: operators.Separ
         assert float((x - other).abs().max()) > 0.1
 
 
-def test_what_ilvr_cannot_work_with() -> None:
+def test_ddnm_draws_from_the_posterior() -> None:
+    """Where the covariance does not mix what f keeps and drops: f^+ y is the mean, the variance of Q C Q around it, y is kept."""
+    covariance, operator, count = commuting(4, (2,)), operators.box(4, 2), 2000
+    process = build_process(GaussianConfig(process="gaussian"), 1, 4)
+    y = operator.apply(random(1, 1, 4, 4)).expand(count, -1, -1, -1)
+    x = ddnm(reverse(process, covariance, 100), operator, y, range(count))
+    torch.testing.assert_close(operator.apply(x), y, rtol=0, atol=1e-10)
+    matrix = matrix_of(operator)
+    rest = torch.eye(16, dtype=torch.float64) - torch.linalg.pinv(matrix) @ matrix
+    wanted = float((rest @ covariance[0] @ rest).trace())
+    around = (x - operator.pseudo_inverse(y)).flatten(1)
+    assert float(around.mean(0).square().sum()) < 0.01 * wanted
+    assert float(around.square().sum(1).mean()) == pytest.approx(wanted, rel=0.1)
+
+
+def test_what_ilvr_and_ddnm_cannot_work_with() -> None:
     require_plain(build_process(GaussianConfig(process="gaussian"), 1, 8), (1, 8, 8))
     require_plain(staged(), (1, 8, 8))
     for process in (staged(RESIZE), ssd()):
-        with pytest.raises(ValueError, match="ILVR needs"):
+        with pytest.raises(ValueError, match="ILVR and DDNM need"):
             require_plain(process, (1, 8, 8))
 
 

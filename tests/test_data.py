@@ -211,7 +211,7 @@ def test_prepare_is_a_no_op_when_done(digits, tmp_path):
 
 
 def test_no_op_needs_no_write_access(digits, tmp_path, monkeypatch):
-    monkeypatch.setattr("fdm.data.pack.held", lambda *arguments: pytest.fail("took the lock"))
+    monkeypatch.setattr("fdm.data.pack.locked", lambda *arguments, **options: pytest.fail("took the lock"))
     prepare(config(name="d", source="sklearn-digits", channels=1, fit="exact"), tmp_path / "data")
 
 

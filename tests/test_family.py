@@ -133,7 +133,7 @@ def test_a_few_hundred_steps_beat_predicting_the_mean_and_every_solver_samples(f
     assert check_samples(one.process, one.network, images) < 4
     experiment = load_experiment(f"family:{name}")
     write_forward(family / "forward.npz", one.process, experiment.method, experiment.sampling, to_float(images[:8]))
-    frames = load_forward(family / "forward.npz", "run it again").frames
+    frames = load_forward(family / "forward.npz").frames
     assert len(frames) == 3 * sum(stage.length > 0 for stage in one.process.stages)
 
 

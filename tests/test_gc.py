@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -20,8 +21,10 @@ from hypothesis import strategies as st
 from fdm.errors import UserError
 from fdm.experiment import load_experiment
 from fdm.gc import TRASH, collect, stored_runs, survey
+from fdm.restoration import restoration_of
 from fdm.runs import Run
 from fdm.store import run_folder, write_json
+from fdm.variations import Interpolations, Variations
 
 KINDS = ("pretrain", "train", "sample", "evaluate")
 DAY = 86400.0
@@ -272,3 +275,26 @@ def test_real_runs_say_what_they_need(smoke: Path) -> None:
     needs = json.loads(Path("work", f"sample-{run.sample_identity}", "needs.json").read_text())
     assert needs == [run.train_identity]
     assert run.train()["identity"] == run.train_identity
+
+
+@pytest.mark.parametrize("kind", ["restore", "vary", "interpolate"])
+def test_what_is_being_made_of_a_training_keeps_it(smoke: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """And a restoration its baseline too: ended before its record was written, it goes on from trainings that are old."""
+    changes = ["training.images=128", "restoration.stages=[1]", "restoration.baseline=smoke:ddpm"]
+    run = Run(load_experiment("smoke:fdm-ds-3", changes), 0, "cpu")
+    restoration = restoration_of(run, changes)
+    run.train(), restoration.baseline.train()
+    for path in Path("work").rglob("*"):
+        os.utime(path, (time.time() - 30 * DAY,) * 2)
+    _make(1)
+    _result(1)
+    monkeypatch.setattr(Run, "model", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        if kind == "restore":
+            restoration.restore()
+        else:
+            (Variations if kind == "vary" else Interpolations)(run).make()
+    _collect()
+    needed = [run, restoration.baseline] if kind == "restore" else [run]
+    kept = {f"train-{_name(1)}", *(f"train-{each.train_identity}" for each in needed)}
+    assert {name for name in _left() if not name.startswith(kind)} == kept

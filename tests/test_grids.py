@@ -122,3 +122,21 @@ def test_one_name_for_two_settings_is_refused(project: Path) -> None:
         load_suite("grids")
     write(change(one=first, two=first))
     assert len(load_suite("grids").experiments) == 3
+
+
+@pytest.mark.parametrize(
+    ("block", "key", "values"),
+    [
+        ("training", "lr", [1e-3, 2e-3]),
+        ("sampling", "steps", [10, 5]),
+        ("evaluation", "kid_subsets", [10, 20]),
+        ("conditioning", "dropout", [0.1, 0.2]),
+        ("restoration", "count", [4, 2]),
+        ("exploration", "columns", [3, 2]),
+    ],
+)
+def test_a_value_that_the_suite_gives_is_the_baseline(project: Path, block: str, key: str, values: list[float]) -> None:
+    suite = yaml.safe_load(change(one={**ONE, "grid": {f"{block}.{key}": values}}))
+    suite[block] = {**({"classes": 10} if block == "conditioning" else {}), key: values[0]}
+    write(yaml.safe_dump(suite, sort_keys=False))
+    assert load_suite("grids").ablations["one"].experiments == ("ddpm", f"ddpm+{key}={values[1]}")

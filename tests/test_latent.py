@@ -21,12 +21,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fdm.config import AutoencoderConfig
-from fdm.data import open_store, to_float
+from fdm.data import Store, open_store, to_float
 from fdm.errors import UserError
 from fdm.evaluation import features
 from fdm.experiment import identity, load_experiment, load_suite
 from fdm.networks.autoencoder import Autoencoder
-from fdm.pretrained import pretraining_of
+from fdm.pretrained import AutoencoderRun, pretraining_of
 from fdm.processes import Jump, Prediction, Process, build_process
 from fdm.processes.latent_diffusion import Config as LatentDiffusionConfig
 from fdm.processes.staged import Config as StagedConfig
@@ -258,6 +258,24 @@ def test_the_autoencoder_is_shared_and_part_of_the_identity(latent: Path) -> Non
     )
     assert pretraining_of(runs["mixed"].experiment).shape == (1, 4, 4)  # type: ignore[union-attr]
     assert identity(load_experiment("tiny:fdm").method) != identity(load_experiment("tiny:mixed").method)
+
+
+@pytest.mark.parametrize("splits", [("train", "test"), ("train",)])
+def test_which_images_are_kept_back_is_part_of_the_identity(
+    monkeypatch: pytest.MonkeyPatch, latent: Path, splits: tuple[str, ...]
+) -> None:
+    """Where there is no test split, and some of the training images take its place."""
+    data = Store(Path("data"), {"splits": dict.fromkeys(splits)}, "0")
+    one = load_experiment("tiny:fdm")
+    needed = pretraining_of(one)
+    assert needed
+
+    def own() -> str:
+        return AutoencoderRun(one, needed, 0, lambda: data, torch.device("cpu")).identity
+
+    before = own()
+    monkeypatch.setattr("fdm.pretrained.HELD_OUT_EVERY", 10)
+    assert (own() == before) is ("test" in splits)
 
 
 @pytest.mark.parametrize("name", ["fdm", "mixed", "ldm"])

@@ -11,13 +11,14 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from matplotlib.figure import Figure
@@ -28,11 +29,13 @@ from fdm.errors import UserError
 from fdm.experiment import experiment_from_dict
 from fdm.picture import save_grid
 from fdm.report import build, check
+from fdm.report.figures import WINDOWS, windows
 from fdm.report.labels import Mark, label_marks
 from fdm.report.numbers import Estimate
 from fdm.report.samples import grid, shown
 from fdm.report.style import PALETTE, looks
 from fdm.sampling.classes import class_rows
+from fdm.store import sha256
 
 SIDE = 32
 STAGES = {"ddpm": 1, "fdm-ds-2": 2, "fdm-ds-3": 3}
@@ -294,6 +297,15 @@ def test_one_seed_has_an_interval_over_its_samples_that_marks_no_winner(place: P
         assert float(row[f"{column}_high"]) - float(row[column]) == pytest.approx(0.98)
         assert f"{column}_se" not in row
     assert all(row[f"{column}_se"] == "0.5" for row in rows_of(target / "tables/runs.csv").values())
+
+
+def test_windows_of_a_curve_hold_equally_many_steps() -> None:
+    """Also where rounding puts a step next to a window's end."""
+    for batch, per_window in itertools.product((1, 7, 8, 48), (1, 2, 75)):
+        steps = WINDOWS * per_window
+        curve = pd.DataFrame({"images": batch * np.arange(1, steps + 1), "loss": np.arange(steps, dtype=float)})
+        (means,) = windows([curve], "loss", batch * steps).to_numpy().T
+        assert means.tolist() == [per_window * n + (per_window - 1) / 2 for n in range(WINDOWS)]
 
 
 def test_only_inception_features_are_called_fid(built: Path, place: Path) -> None:
@@ -588,12 +600,33 @@ def test_without_a_suite_file_the_page_says_what_it_cannot_know(place: Path) -> 
     assert "No suite file was found" in build("demo", results, place / "reports/demo").read_text()
 
 
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda text: text.replace("fdm-ds-2:", "fdm/ds-2:"), "experiments.*plain folder name"),
+        (lambda text: text.replace("seeds:", "seed:"), "seed: unknown key; did you mean 'seeds'"),
+        (lambda text: text.replace("method: ddpm", "metod: ddpm"), "experiments.ddpm.method: this key is required"),
+        (lambda text: text[: text.index("experiments")], "experiments: this key is required"),
+        (lambda text: "- 1\n", "expected keys and values"),
+        (lambda text: text + "]", "not valid YAML"),
+    ],
+)
+def test_what_is_wrong_in_a_suite_file_is_told(place: Path, damage: Callable[[str], str], said: str) -> None:
+    results, file = make_results(place), place / "params/suites/demo.yaml"
+    file.write_text(damage(file.read_text()))
+    with pytest.raises(UserError, match=said) as caught:
+        build("demo", results, place / "reports/demo")
+    assert "\n" not in str(caught.value) and "params/suites/demo.yaml" in str(caught.value)
+
+
 def change_identity(run: Path) -> None:
     edit(run / "manifest.json", lambda content: content["identities"].update(sample="0" * 16))
 
 
-def change_evaluation(run: Path) -> None:
-    edit(run / "metrics.json", lambda content: content.update(identity="0" * 16))
+def change_scores(run: Path) -> None:
+    digest = sha256(run / "metrics.json")
+    edit(run / "manifest.json", lambda content: content["records"]["evaluate"].update(files={"metrics.json": digest}))
+    edit(run / "metrics.json", lambda content: content.update(samples=39))
 
 
 def change_train_record(run: Path) -> None:
@@ -643,7 +676,7 @@ def broken_json(run: Path) -> None:
     ("damage", "said"),
     [
         (change_identity, r"manifest\.json: its sample record is of another run"),
-        (change_evaluation, r"metrics\.json: its identity is not the one in manifest\.json"),
+        (change_scores, r"metrics\.json: missing or damaged \(not the file that its record lists\)"),
         (change_train_record, r"train\.json: its identity is not the one in manifest\.json"),
         (change_seed, r"manifest\.json: is of seed 3"),
         (not_a_number, r"cost\.json: not valid JSON .*NaN"),

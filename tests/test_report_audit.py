@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from fdm.errors import UserError
 from fdm.report import build, check
 from fdm.report.audit import differences
 from fdm.report.compare import compare, difference
+from fdm.report.numbers import estimate
 from fdm.report.table import Cell, Header, Row, Table
 from fdm.report.write import as_latex
 
@@ -153,13 +155,37 @@ def test_check_without_a_report(copy: Path) -> None:
         check("demo", copy / "results/demo", copy / "reports/demo")
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        '{"files": {}}',
+        '{"runs": {}, "files": {"index.html": 1}}',
+        '{"runs": {"ddpm/seed0": {"identities": [], "files": {}}}, "files": {}}',
+        b"\xff",
+    ],
+)
+def test_a_record_that_cannot_be_read_is_one_line(tmp_path: Path, content: str | bytes) -> None:
+    (tmp_path / "manifest.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(
+        UserError, match=r"manifest\.json: missing or damaged, so there is no report to check"
+    ) as caught:
+        list(differences(tmp_path, tmp_path))
+    assert "\n" not in str(caught.value)
+
+
 def test_difference_is_welchs() -> None:
+    """By Welch-Satterthwaite's degrees of freedom; with one side that does not scatter it is Student's of the other."""
     rng = np.random.default_rng(0)
     before, after = rng.normal(3, 1, 5).tolist(), rng.normal(4, 0.2, 3).tolist()
     known = difference(before, after)
-    interval = stats.ttest_ind(after, before, equal_var=False).confidence_interval(0.95)
-    assert (known.low, known.high) == pytest.approx((interval.low, interval.high))
-    assert known.mean == pytest.approx(np.mean(after) - np.mean(before))
+    parts = np.array([np.var(before, ddof=1) / 5, np.var(after, ddof=1) / 3])
+    half = stats.t.ppf(0.975, parts.sum() ** 2 / (parts**2 / (4, 2)).sum()) * np.sqrt(parts.sum())
+    assert (known.mean, known.half) == pytest.approx((np.mean(after) - np.mean(before), half))
+    with warnings.catch_warnings(action="error"):
+        assert difference([1.0, 1.0], after).half == pytest.approx(estimate(after).half)
+        assert difference([0.1] * 3, [0.3] * 3).half == 0
     assert difference([1.0], [2.0, 3.0]).half is None and difference([1.0, 1.0], [2.0, 2.0]).half == 0
 
 
@@ -185,6 +211,15 @@ def test_compare_names_what_changed_and_nothing_else(copy: Path, fdm: Any) -> No
         (row["experiment"], row["setting"], row["before"], row["after"]) for row in settings_rows
     ]
     assert "network.channels" in done.stdout and "900" in done.stdout
+
+
+def test_an_interval_that_rounds_to_nothing_is_not_printed_as_zero(copy: Path) -> None:
+    shutil.copytree(copy / "results", copy / "old")
+    for seed, value in enumerate((0.9, 0.900001)):
+        path = copy / f"results/demo/ddpm/seed{seed}/metrics.json"
+        edit(path, lambda content, x=value: content["features"]["efficientnet-lite0"].update(precision=x))
+    (row,) = compare(copy / "old/demo", copy / "results/demo")[0].rows
+    assert (row.cells[2].text, row.cells[2].spread) == ("0.900", "± <0.001")
 
 
 COMMANDS = {

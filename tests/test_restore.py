@@ -78,7 +78,7 @@ def test_restoring_end_to_end(trained: Path, fdm: Command) -> None:
         assert np.array_equal(arrays["truth"], truth)
         for task in record["tasks"]:
             stage, scores = task["stage"], task["scores"]
-            assert list(scores) == ["bicubic", "ilvr", "unprojected", "projected"]
+            assert list(scores) == ["bicubic", "ilvr", "ddnm", "unprojected", "projected"]
             y, box = arrays[f"stage{stage}_measurement"], operators.box(8, 2**stage).matrix.numpy()
             assert np.abs(box @ (truth / 127.5 - 1) @ box.T - y).max() <= 0.5 / 127.5 + 1e-6, "rounded to 8 bits"
             for method in scores:
@@ -87,7 +87,8 @@ def test_restoring_end_to_end(trained: Path, fdm: Command) -> None:
                 assert scores[method]["consistency"]["mean"] == pytest.approx(errors.mean(), rel=1e-6, abs=1e-12)
                 squares = ((x.clip(-1, 1) - (truth / 127.5 - 1)) ** 2).mean(axis=(1, 2, 3))
                 assert scores[method]["psnr"]["mean"] == pytest.approx((10 * np.log10(4 / squares)).mean(), rel=1e-5)
-            assert scores["projected"]["consistency"]["high"] < 1e-6 and scores["ilvr"]["consistency"]["high"] < 1e-6
+            for method in ("projected", "ilvr", "ddnm"):
+                assert scores[method]["consistency"]["high"] < 1e-6
             assert scores["unprojected"]["consistency"]["low"] > 1e-3
             difference = task["against_bicubic"]["projected"]["psnr"]["mean"]
             assert difference == pytest.approx(scores["projected"]["psnr"]["mean"] - scores["bicubic"]["psnr"]["mean"])
@@ -141,7 +142,7 @@ def test_deblurring_an_exact_measurement(trained: Path) -> None:
         (["restore", "smoke:fdm-ds-3", "--images", "nowhere"], "nowhere: no such folder"),
         (["restore", "smoke:fdm-ds-3", "--baseline", "smoke:nothing"], "has no experiment 'nothing'"),
         (["restore", "smoke:fdm-ds-3", "--baseline", "digits:ddpm"], "is of dataset digits32, not digits8"),
-        (["restore", "smoke:fdm-ds-3", "--baseline", "smoke:fdm-ds-3", *QUICK], "ILVR needs a process"),
+        (["restore", "smoke:fdm-ds-3", "--baseline", "smoke:fdm-ds-3", *QUICK], "ILVR and DDNM need a process"),
         (["restore", "smoke:fdm-ds-3", "-o", "restoration.counts=3"], "unknown key; did you mean 'count'"),
         (["restore", "latent:fdm-vqvae"], "not linear operators"),
         (["train", "smoke:fdm-ds-3", "-o", "restoration.stages=[4]"], "no transformed signal 4"),

@@ -23,12 +23,12 @@ Overrides = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option(min=0, max=(1 << 63) - 1, help="Seed of everything random.")]
-Target = Annotated[Path | None, typer.Option("--to", metavar="DIR", help="Copy finished files here.")]
+Target = Annotated[Path | None, typer.Option("--to", metavar="DIR", help="Copy the finished files here.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Shard = Annotated[
-    str, typer.Option(metavar="I/N", help="Only part I of N (from 1); without it, the rest and the whole.")
+    str, typer.Option(metavar="I/N", help="Make only part I of N, from 1. Without it: what is missing, and the whole.")
 ]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all cores.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: all cores.")]
 
 
 def run_of(

@@ -14,17 +14,21 @@ def restore(
     experiment: Reference,
     seed: Seed = 0,
     task: Annotated[
-        str | None, typer.Option(metavar="TASK", help="super-resolution or deblur; default: what the stages mean.")
+        str | None, typer.Option(metavar="TASK", help="super-resolution or deblur. Default: what each stage is.")
     ] = None,
     stage: Annotated[
         list[int] | None,
-        typer.Option(min=1, help="Restore from the signal of this stage; repeatable. Default: all that there are."),
+        typer.Option(
+            min=1, help="Restore from the signal of this stage. Repeatable. Default: those of the experiment, or all."
+        ),
     ] = None,
     project: Annotated[
-        bool | None, typer.Option("--project/--no-project", help="Make predictions agree with y. Default: both ways.")
+        bool | None,
+        typer.Option("--project/--no-project", help="Make predictions agree with y, or not. Default: both."),
     ] = None,
     baseline: Annotated[
-        str | None, typer.Option(metavar="SUITE:NAME", help="A trained standard diffusion model to run ILVR on.")
+        str | None,
+        typer.Option(metavar="SUITE:NAME", help="A trained standard diffusion model to run ILVR and DDNM on."),
     ] = None,
     images: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Images to measure and restore. Default: the test split.")
@@ -60,11 +64,14 @@ def vary(
     experiment: Reference,
     stage: Annotated[
         list[int] | None,
-        typer.Option(min=1, help="Hold the state at the start of this stage; repeatable. Default: all that there are."),
+        typer.Option(
+            min=1,
+            help="Hold the state at the start of this stage. Repeatable. Default: those of the experiment, or all.",
+        ),
     ] = None,
     count: Annotated[int | None, typer.Option(min=1, help="Samples to vary. Default: 4.")] = None,
     variants: Annotated[
-        int | None, typer.Option(min=2, help="Images of each, the first is the sample itself. Default: 8.")
+        int | None, typer.Option(min=2, help="Images per sample; the first is the sample itself. Default: 8.")
     ] = None,
     seed: Seed = 0,
     to: Target = None,
@@ -86,7 +93,9 @@ def vary(
 def interpolate(
     experiment: Reference,
     count: Annotated[int | None, typer.Option(min=1, help="Pairs of samples. Default: 4.")] = None,
-    points: Annotated[int | None, typer.Option(min=2, help="Images from one to the other. Default: 8.")] = None,
+    points: Annotated[
+        int | None, typer.Option(min=2, help="Images per pair, from one to the other. Default: 8.")
+    ] = None,
     seed: Seed = 0,
     to: Target = None,
     override: Overrides = None,

@@ -22,17 +22,17 @@ def verify(
     suite: Annotated[str | None, typer.Option(help="All experiments of a suite.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Every method of params/methods.")] = False,
     steps: Annotated[
-        list[int] | None, typer.Option(help="Numbers of evaluations; repeatable. Default 50, 200, 1000.")
+        list[int] | None, typer.Option(help="Number of evaluations. Repeatable. Default: 50, 200, 1000.")
     ] = None,
     solver: Annotated[
-        list[str] | None, typer.Option(help="Solvers; repeatable. Default: all that the method has.")
+        list[str] | None, typer.Option(help="Solver. Repeatable. Default: all that the method has.")
     ] = None,
     side: Annotated[
-        int | None, typer.Option(min=2, help="Side of the test images, pixels. Default 16, and 8 with --all.")
+        int | None, typer.Option(min=2, help="Side of the test images in pixels. Default: 16, with --all 8.")
     ] = None,
     channels: Annotated[int, typer.Option(help="1 or 3.")] = 1,
     spacing: Annotated[
-        Literal["uniform", "cosine", "quadratic", "cubic"], typer.Option(help="Of the steps in time.")
+        Literal["uniform", "cosine", "quadratic", "cubic"], typer.Option(help="Spacing of the steps in time.")
     ] = "uniform",
     eta: Annotated[float, typer.Option(min=0, max=2, help="Noise of ddim and multistep2.")] = 0.0,
     measure: Annotated[
@@ -72,7 +72,8 @@ def show(
     experiment: Annotated[
         str | None,
         typer.Argument(
-            metavar="[EXPERIMENT]", help="SUITE:NAME, or a file; a SUITE for a list. Default: list all suites."
+            metavar="[EXPERIMENT]",
+            help="SUITE:NAME or a file; a SUITE lists its experiments. Default: list all suites.",
         ),
     ] = None,
     override: Overrides = None,
@@ -86,12 +87,12 @@ def show(
         typer.Option(min=0.001, help="With --cost: peak of the card. Default: A100, 312 (bf16) or 156 (32)."),
     ] = None,
     utilisation: Annotated[
-        float | None, typer.Option(min=0.001, max=1, help="With --cost: share of the peak reached. Default 0.3.")
+        float | None, typer.Option(min=0.001, max=1, help="With --cost: share of the peak reached. Default: 0.3.")
     ] = None,
     measured: Annotated[bool, typer.Option(help="With --cost: time this machine instead of assuming a card.")] = False,
     threads: Threads = None,
 ) -> None:
-    """List suites, or the experiments of one; show what an experiment is and costs: configuration, parameters, FLOPs, time here.
+    """List suites, or the experiments of one; show an experiment: configuration, parameters, FLOPs, time on this machine.
 
     Example: fdm show · fdm show digits · fdm show digits:fdm-ds-3 · fdm show --cost cifar10
     """
@@ -156,9 +157,9 @@ def benchmark(
         Path | None, typer.Option(metavar="DIR", help="Write benchmark.json, benchmark.svg and benchmark.png here.")
     ] = None,
 ) -> None:
-    """Measure training and sampling on this machine: time by parts and stages, memory, share of what the machine can do.
+    """Measure training and sampling on this machine: time by part and stage, memory, share of what the machine can do.
 
-    Networks have random weights, images are noise: nothing has to be prepared or trained before.
+    Networks have random weights and images are noise, so nothing has to be prepared or trained first.
 
     Example: fdm benchmark digits:ddpm digits:fdm-ds-3 --sweep dataset.resolution=32,64
     """

@@ -20,14 +20,24 @@ if TYPE_CHECKING:  # torch's import time
 
 def data(
     dataset: Annotated[str, typer.Argument(help="Name of a file in params/datasets, for example digits32.")],
-    override: Overrides = None,
+    override: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-o",
+            "--override",
+            metavar="KEY=VALUE",
+            help="Override a key of the dataset, e.g. dataset.path=/data/images for your own. Repeatable.",
+        ),
+    ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Prepare again, and replace what was made from another description.")
+        bool, typer.Option("--force", help="Rebuild whatever is there, also data built from another description.")
     ] = False,
 ) -> None:
     """Fetch, check and pack a dataset into data/NAME/.
 
     Example: fdm data cifar10
+
+    Images that you bring: fdm data ffhq256 -o dataset.path=/data/images1024x1024
     """
     from fdm.data import prepare
     from fdm.experiment import load_dataset
@@ -54,8 +64,9 @@ def pretrain(
 ) -> None:
     """Train the autoencoders that experiments with latent signals need; run the same command again to resume.
 
-    Experiments that need the same one share it; those that need none are passed over. --to takes one experiment. An autoencoder
-    trains on one device.
+    Experiments that need the same one share it; those that need none are skipped.
+
+    --to takes one experiment. An autoencoder trains on one device.
 
     Example: fdm pretrain latent:fdm-vqvae --to results/latent/fdm-vqvae/seed0
     """
@@ -87,7 +98,7 @@ def train(
     device: Device = "auto",
     threads: Threads = None,
     devices: Annotated[
-        int | None, typer.Option(min=1, help="GPUs (on a CPU: processes) of this machine that share each batch.")
+        int | None, typer.Option(min=1, help="GPUs (without a GPU: processes) of this machine that share each batch.")
     ] = None,
     num_nodes: Annotated[int | None, typer.Option(min=1, help="Machines; see docs/devices.md.")] = None,
 ) -> None:
@@ -129,7 +140,7 @@ def sample(
 ) -> None:
     """Draw samples from a trained experiment; finished batches are kept when it is interrupted.
 
-    With --shard it draws that part alone; without, it draws what no shard has drawn and puts all together.
+    With --shard, only that part is drawn. Without it, what is still missing is drawn and all parts are joined.
 
     Example: fdm sample digits:ddpm --shard 2/4
     """
@@ -155,7 +166,7 @@ def evaluate(
 ) -> None:
     """Score samples and count their cost: metrics.json, cost.json, manifest.json.
 
-    With --shard it only extracts the features of that part of the images; without, it makes what is missing and the scores.
+    With --shard, only features of that part are extracted. Without it, missing features are extracted and scores computed.
 
     Example: fdm evaluate digits:ddpm --to results/digits/ddpm/seed0
     """

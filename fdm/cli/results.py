@@ -22,7 +22,10 @@ def report(
         bool, typer.Option("--partial", help="Report what is finished so far; the page says what is missing.")
     ] = False,
     check: Annotated[
-        bool, typer.Option("--check", help="Build nothing: name every cell and file that is not what the results give.")
+        bool,
+        typer.Option(
+            "--check", help="Build nothing: list every cell and file that differs from what the results give."
+        ),
     ] = False,
     compare: Annotated[
         tuple[Path, Path] | None,
@@ -40,10 +43,11 @@ def report(
         return
     if suite is None:
         raise UserError("name a suite, for example digits, or give --compare BEFORE AFTER")
+    from fdm.experiment import suite_file
     from fdm.report import build
     from fdm.report import check as check_report
 
-    name = Path(suite).stem if suite.endswith((".yaml", ".yml")) else suite
+    name = suite_file(suite).stem
     results, to = results or Path("results") / name, to or Path("reports") / name
     if not check:
         say(f"report: {build(suite, results, to, partial)}")
@@ -64,9 +68,9 @@ def trace(
     results: Annotated[Path | None, typer.Option(metavar="DIR", help="Default: results/SUITE.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with the whole configuration.")] = False,
 ) -> None:
-    """From a number of a table to what made it: files, runs, settings, data, code, seeds, machine, logs, commands.
+    """From a number in a table to what made it: files, runs, settings, data, code, seeds, machine, logs, commands.
 
-    Names may be cut short as long as they mean one thing.
+    Names may be abbreviated as long as they are unambiguous.
 
     Example: fdm trace digits main fdm-ds-3 frechet
     """
@@ -94,10 +98,12 @@ def trace(
 def publish(
     suite: Annotated[str, typer.Argument(help="Suite with finished runs in results/.")],
     results: Annotated[Path | None, typer.Option(metavar="DIR", help="Default: results/SUITE.")] = None,
-    report: Annotated[bool, typer.Option(help="Make the report of all published runs, too.")] = True,
-    pictures: Annotated[bool, typer.Option(help="Copy curves, grids and the like, not only what tables show.")] = True,
+    report: Annotated[bool, typer.Option(help="Also make the report of all published runs of the suite.")] = True,
+    pictures: Annotated[
+        bool, typer.Option(help="Also copy what pictures need (curves, sample grids), not only what tables need.")
+    ] = True,
 ) -> None:
-    """Copy what git should hold of finished runs to published/: records, scores, curves, pictures; and make the report of all.
+    """Copy what git holds of finished runs to published/ (records, scores, curves, pictures), and make the report of all that is there.
 
     Example: fdm publish cifar10-cpu --no-report && make tables && git add published README.md docs
     """
@@ -111,7 +117,9 @@ def publish(
 
 def check(
     suites: Annotated[list[str] | None, typer.Argument(metavar="[SUITE]...", help="Default: all.")] = None,
-    metrics: Annotated[int, typer.Option(min=0, help="Runs of each suite whose scores are computed again.")] = 1,
+    metrics: Annotated[
+        int, typer.Option(min=0, help="Runs per suite whose scores are recomputed, if their samples are here.")
+    ] = 1,
     results: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Folder of the suites' results. Default: results and published/results."),
@@ -122,7 +130,9 @@ def check(
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
-    """Is everything as it was made? Files, records, identities, data and tables are compared, some scores computed anew.
+    """Is everything as it was made? Files, records, identities, data and tables are compared, some scores recomputed.
+
+    Scores can be recomputed only of runs whose samples are here; what is in published/ has none.
 
     Example: fdm check · fdm check digits --metrics 3
     """
@@ -140,17 +150,22 @@ def check(
 def gc(
     delete: Annotated[bool, typer.Option("--delete", help="Remove them. Default: only list them.")] = False,
     dropped: Annotated[
-        bool, typer.Option("--dropped", help="Also results of experiments and seeds that their suite no longer names.")
+        bool,
+        typer.Option("--dropped", help="Include results of experiments and seeds that their suite no longer names."),
     ] = False,
-    days: Annotated[float, typer.Option(metavar="DAYS", min=0, help="Runs that changed within so many days stay.")] = 7,
+    days: Annotated[
+        float, typer.Option(metavar="DAYS", min=0, help="Keep runs that changed within this many days.")
+    ] = 7,
     results: Annotated[
         list[Path] | None,
-        typer.Option(metavar="DIR", help="Results that count, repeatable: all that use this store. Default: results."),
+        typer.Option(
+            metavar="DIR", help="Results that count: name all that use this store. Repeatable. Default: results."
+        ),
     ] = None,
 ) -> None:
-    """List, or remove, runs of the store (work/, or $FDM_WORK) that no result refers to; docs/dvc.md.
+    """List, or remove, runs of the store (work/, or $FDM_WORK) that no result refers to (docs/dvc.md).
 
-    A run that was made by hand, without --to, is in no result: it goes once it is older than --days.
+    A run made by hand without --to is in no result: it can go once it is older than --days.
 
     Example: fdm gc, then fdm gc --delete
     """

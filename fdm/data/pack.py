@@ -15,12 +15,11 @@ import numpy as np
 
 from fdm.config import DatasetConfig
 from fdm.data.fit import fit_image
-from fdm.data.locks import held
 from fdm.data.sources import Part, Source, open_source
 from fdm.data.sources.files import pillow_quiet
 from fdm.data.store import Store, manifest_digest, open_store, read_manifest, stored_spec
 from fdm.errors import UserError
-from fdm.store import write_json
+from fdm.store import locked, put_in_place, write_json
 
 CHUNK = 128  # images per task of a worker thread
 Progress = Callable[[str, int], Callable[[int], object]]
@@ -55,7 +54,7 @@ def prepare(
     target = root / config.name
     if not force and (store := _current(target, config)):
         return store
-    with held(root, config.name):
+    with locked(root, f".{config.name}", wait=True):
         if not force and (store := _current(target, config)):
             return store
         config = _with_path(config, target)
@@ -93,10 +92,10 @@ def _with_path(config: DatasetConfig, target: Path) -> DatasetConfig:
 
 
 def _build(source: Source, config: DatasetConfig, target: Path, progress: Progress | None) -> None:
-    # Fixed names, because the lock keeps others out: what a killed process left is cleared by the next one.
-    part, old = (target.with_name(f".{target.name}.part"), target.with_name(f".{target.name}.old"))
+    # A fixed name, because the lock keeps others out: what a killed process left is cleared by the next one.
+    part = target.with_name(f".{target.name}.part")
     try:
-        _clear(part, old)
+        shutil.rmtree(part, ignore_errors=True)
         splits = {}
         for name, images in source.parts.items():
             keep = min(images.count, config.limit or images.count) if name == "train" else images.count
@@ -110,27 +109,11 @@ def _build(source: Source, config: DatasetConfig, target: Path, progress: Progre
         }
         manifest |= {"digest": manifest_digest(manifest), "route": source.route}
         write_json(part / "manifest.json", manifest)
-        if target.exists() or target.is_symlink():
-            target.rename(old)
-        try:
-            part.rename(target)
-        except OSError:
-            if old.exists():
-                old.rename(target)
-            raise
-        _clear(old)
+        put_in_place(part, target)
     except OSError as error:
         raise UserError(f"{target}: cannot write: {error.strerror or error}") from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
-
-
-def _clear(*folders: Path) -> None:
-    for folder in folders:
-        if folder.is_symlink() or folder.is_file():
-            folder.unlink()
-        elif folder.exists():
-            shutil.rmtree(folder)
 
 
 def _write_split(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shlex
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from fdm.config import DatasetConfig, EvaluationConfig, Name, explain
 from fdm.errors import UserError
 from fdm.plain import map_array, read_json, read_yaml
+from fdm.store import json_sha256, sha256
 
 
 class _Entry(BaseModel):
@@ -116,8 +116,7 @@ class Store:
             for kind, expected in entry["sha256"].items():
                 path = self.folder / name / f"{kind}.npy"
                 try:
-                    with open(path, "rb") as file:
-                        found = hashlib.file_digest(file, "sha256").hexdigest()
+                    found = sha256(path)
                 except OSError as error:
                     raise _damaged(path, error.strerror or str(error)) from None
                 if found != expected:
@@ -167,7 +166,7 @@ def stored_spec(config: DatasetConfig) -> dict[str, Any]:
 def manifest_digest(manifest: dict[str, Any]) -> str:
     """SHA-256 of the canonical JSON of what defines the data; ``route`` (how it came here) does not."""
     parts = {key: manifest[key] for key in ("name", "spec", "source", "splits", "classes")}
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return json_sha256(parts)
 
 
 def _word(key: str, value: Any) -> str:

@@ -18,9 +18,12 @@ from fdm.evaluation.fidelity import consistency, scores, summarise
 from fdm.evaluation.lpips import Lpips
 from fdm.operators import Separable
 from fdm.processes import Event, Move
-from fdm.sampling.conditional import Reverse, ilvr, restore
+from fdm.sampling.conditional import Reverse, ddnm, ilvr, restore
 
 Images = Float[Tensor, "b c h w"]
+
+BASELINES = {"ilvr": ilvr, "ddnm": ddnm}
+"""Ways to restore with a standard diffusion model."""
 
 ROUNDING = (1 / 127.5) ** 2 / 12
 """Variance of what rounding to 8 bits adds to a value in [-1, 1]."""
@@ -52,7 +55,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Comparer:
-    """Restores with ``own`` and, by ILVR, with ``baseline``, in batches.
+    """Restores with ``own`` and, by ILVR and DDNM, with ``baseline``, in batches.
 
     Attributes:
         train: images from which the Wiener filter learns its spectrum.
@@ -69,7 +72,8 @@ class Comparer:
     def events(self) -> int:
         """Steps of one image in all that ``compare`` does at all stages, for progress."""
         own = sum(len(self._left(stage)) for stage in self.config.stages) * len(self.config.methods)
-        return own + len(self.config.stages) * (len(self.baseline.plan) if self.baseline else 0)
+        other = len(BASELINES) * len(self.baseline.plan) if self.baseline else 0
+        return own + len(self.config.stages) * other
 
     def compare(self, stage: int, truth: Images, advance: Callable[[int], None]) -> Comparison:
         """Measure ``truth`` (B, C, H, W) as the signal of ``stage`` and restore it; ``advance`` counts image-steps.
@@ -87,9 +91,9 @@ class Comparer:
         else:
             images["wiener"] = wiener(operator, y, self.train, ROUNDING if self.config.rounded else FLOAT)
         if self.baseline:
-            images["ilvr"] = self._batches(
-                self.baseline, y, advance, lambda r, part, samples: ilvr(r, operator, part, samples, cutoff=cutoff)
-            )
+            for name, way in BASELINES.items():
+                step = partial(_restore_with, way, operator, cutoff)
+                images[name] = self._batches(self.baseline, y, advance, step)
         for method in self.config.methods:
             step = partial(_restore, measurement, method == "projected", cutoff)
             images[method] = self._batches(self.own, y, advance, step)
@@ -126,6 +130,12 @@ class Comparer:
             ticking = replace(reverse, tick=partial(advance, len(part)))
             parts.append(make(ticking, part, range(first, first + len(part))))
         return torch.cat(parts)
+
+
+def _restore_with(
+    way: Callable[..., Images], operator: Separable, cutoff: float, reverse: Reverse, y: Images, samples: range
+) -> Images:
+    return way(reverse, operator, y, samples, cutoff=cutoff)
 
 
 def _restore(measurement: Any, projected: bool, cutoff: float, reverse: Reverse, y: Images, samples: range) -> Images:

@@ -9,6 +9,7 @@ from fdm.errors import UserError
 from fdm.provenance.check import check_run
 from fdm.provenance.folder import MANIFEST, PUBLISHED, PUBLISHED_FILES, PUBLISHED_ONCE, PUBLISHED_PICTURES, read_folder
 from fdm.report import build
+from fdm.store import same
 
 
 def publish(suite: str, results: Path, target: Path = PUBLISHED, report: bool = True, pictures: bool = True) -> int:
@@ -38,7 +39,7 @@ def publish(suite: str, results: Path, target: Path = PUBLISHED, report: bool = 
     copied = target / "results" / suite
     for folder in folders:
         own = copied / folder.parent.name / folder.name
-        if not _same(folder / MANIFEST, own / MANIFEST):
+        if not same(folder / MANIFEST, own / MANIFEST):
             shutil.rmtree(own, ignore_errors=True)
         own.mkdir(parents=True, exist_ok=True)
         first = folder == min((other for other in folders if other.parent == folder.parent), key=_seed)
@@ -53,7 +54,3 @@ def publish(suite: str, results: Path, target: Path = PUBLISHED, report: bool = 
 
 def _seed(folder: Path) -> int:
     return int(folder.name.removeprefix("seed"))
-
-
-def _same(one: Path, other: Path) -> bool:
-    return other.is_file() and one.read_bytes() == other.read_bytes()

@@ -17,7 +17,7 @@ from fdm.progress import Progress
 from fdm.provenance.again import recorded_run
 from fdm.provenance.finding import Finding
 from fdm.provenance.folder import RunFolder, under_dvc
-from fdm.store import root
+from fdm.runs import reference_of
 
 RELATIVE = 1e-3
 ABSOLUTE = {"kid_mean": 1e-5, "kid_std": 1e-5, "precision": 2e-3, "recall": 2e-3}
@@ -68,15 +68,13 @@ def _rescore(suite: str, run: RunFolder, device: str) -> Iterator[Finding]:
             return
     try:
         evaluation = recorded_run(manifest, str(run.folder / "manifest.json")).experiment.evaluation
-        reference: np.ndarray = open_store(folder).split(evaluation.reference).images
-        reference = reference[: evaluation.reference_limit] if evaluation.reference_limit else reference
+        reference = reference_of(open_store(folder), evaluation)
         samples = np.load(run.folder / "samples.npy", allow_pickle=False)
         published = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))["features"]
-        key = identity(manifest["data"]["digest"], evaluation.reference, len(reference))
         with TemporaryDirectory() as anew:  # features that the run left behind are not trusted
-            kept = Kept(samples, Path(anew)), Kept(reference, root() / "reference" / key)
-            with Progress(f"score {run.folder}", workload(*kept, evaluation), "img") as bar:
-                computed = score(*kept, evaluation, str(choose(device)), bar.advance)
+            drawn = Kept(samples, Path(anew))
+            with Progress(f"score {run.folder}", workload(drawn, reference, evaluation), "img") as bar:
+                computed = score(drawn, reference, evaluation, str(choose(device)), bar.advance)
     except (UserError, OSError, ValueError, EOFError, KeyError, TypeError) as error:
         yield Finding(suite, "scores", "bad", where, f"cannot be computed again: {' '.join(str(error).split())}")
         return

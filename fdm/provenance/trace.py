@@ -15,6 +15,7 @@ import numpy as np
 from fdm.config import nearest
 from fdm.data import open_store
 from fdm.errors import UserError
+from fdm.experiment import suite_file
 from fdm.provenance.again import commands, same_now
 from fdm.provenance.folder import RunFolder, read_folder, record_name, results_of
 from fdm.provenance.pick import pick
@@ -114,7 +115,7 @@ def tables_of(suite: str, folder: Path | None = None) -> tuple[Results, dict[str
     Raises:
         UserError: no such results, damaged ones, or none of which a table can be made.
     """
-    name = Path(suite).stem if suite.endswith((".yaml", ".yml")) else suite
+    name = suite_file(suite).stem
     folder = folder or results_of(name)
     if not folder.is_dir():
         there = sorted(path.name for path in folder.parent.glob("*/")) if folder.parent.is_dir() else []

@@ -12,13 +12,11 @@ from matplotlib.ticker import NullFormatter, NullLocator
 from fdm.grids import Ablation
 from fdm.report.numbers import Estimate, Scale, scale
 from fdm.report.origin import Origin, Source
-from fdm.report.paired import COMPARED, difference, quality, quality_name, ratio, value_of, word
+from fdm.report.paired import COMPARED, difference, quality, quality_name, ratio, word
 from fdm.report.results import Method, Results, settings_of
 from fdm.report.style import INK, MUTED, Look
-from fdm.report.table import Cell, Header, Row, Table
-from fdm.report.tables import MEAN, SCORES, network_title, score_source
-
-DASH = "–"
+from fdm.report.table import Cell, Header, Row, Table, printed
+from fdm.report.tables import MEAN, SCORES, network_title, score_source, summary
 
 
 def members_of(ablation: Ablation, results: Results) -> list[Method]:
@@ -42,15 +40,15 @@ def ablation_table(name: str, ablation: Ablation, results: Results) -> Table:
         value = score_source(network, kind)
         label, unit, better = SCORES[kind]
         group = f"{label} ({network_title(network)})"
-        means = [value_of(method, value) for method in members]
+        means = [summary(method, value) for method in members]
         changes = [None, *(difference(method, members[0], value) for method in members[1:])]
         how = scale([mean.mean for mean in means if mean], unit)
         key = f"{network}/{kind}"
         own = Origin((value,), MEAN)
         paired = Origin((value,), f"mean of the differences to {base} under the same seed", base)
-        add(Header(key, "Mean", how.unit, group), [_cell(mean, how, own) for mean in means])
+        add(Header(key, "Mean", how.unit, group), [printed(mean, how, own) for mean in means])
         words = ["baseline", *(word(change, better) for change in changes[1:])]
-        cells = [_cell(change, how, paired) for change in changes]
+        cells = [printed(change, how, paired) for change in changes]
         # In print the word stands beside its difference.
         told = [
             replace(cell, spread=f"{cell.spread} {said}".strip()) if cell.raw else cell
@@ -69,7 +67,7 @@ def ablation_table(name: str, ablation: Ablation, results: Results) -> Table:
         if not any(ratios[1:]):
             continue
         paired = Origin((cost,), f"mean of the ratios to {base} under the same seed", base)
-        cells = [_cell(known, Scale(1.0, "×", 2), paired) for known in ratios]
+        cells = [printed(known, Scale(1.0, "×", 2), paired) for known in ratios]
         add(Header(f"{key}_relative", label, "×", "relative to the baseline"), cells)
     rows = [
         Row(method.name, method.title, len(method.runs), tuple(column[i] for column in columns))
@@ -94,7 +92,7 @@ def ablation_figure(ablation: Ablation, results: Results, looks: Mapping[str, Lo
         left=min(0.04 + 0.0105 * longest, 0.42), right=0.9, top=1 - 0.1 / height, bottom=0.5 / height, wspace=0.1
     )
     for place, method in enumerate(members):
-        look, mean = looks[method.name], value_of(method, quality)
+        look, mean = looks[method.name], summary(method, quality)
         seeds = [value for run in method.runs if (value := quality(run)) is not None]
         left.plot(seeds, [place] * len(seeds), linestyle="none", marker="|", color=look.light, markersize=9, alpha=0.7)
         _bar(left, mean, place, look)
@@ -137,7 +135,7 @@ def _against_evaluations(members: Sequence[Method], looks: Mapping[str, Look]) -
     for name, group in lines.items():
         group.sort(key=_steps)
         look = looks[group[0].name]
-        means = [value_of(method, quality) for method in group]
+        means = [summary(method, quality) for method in group]
         axes.errorbar(
             [_steps(method) for method in group],
             [mean.mean for mean in means if mean],
@@ -195,12 +193,6 @@ def _caption(ablation: Ablation, members: Sequence[Method]) -> str:
         f"difference holds zero.{few} Each row is judged by itself: of twenty true ties one would be called a difference by chance."
     )
     return f"{ablation.question} {how}"
-
-
-def _cell(value: Estimate | None, how: Scale, origin: Origin) -> Cell:
-    if value is None:
-        return Cell(DASH)
-    return Cell(how.text(value.mean), value, f"± {how.text(value.half)}" if value.half else "", origin=origin)
 
 
 def _steps(method: Method) -> int:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from fdm.errors import UserError
+from fdm.experiment import suite_file
 from fdm.report import style
 from fdm.report.audit import RECORD, differences, is_partial, record
 from fdm.report.load import load
@@ -22,7 +22,7 @@ from fdm.report.table import Table
 from fdm.report.tracked import FILES as TRACKED
 from fdm.report.tracked import write_tracked
 from fdm.report.write import write_table
-from fdm.store import locked
+from fdm.store import locked, put_in_place
 
 OURS = {"index.html", RECORD, "tables", "figures"} | TRACKED
 
@@ -44,7 +44,7 @@ def build(suite: str, results: Path, target: Path, partial: bool = False) -> Pat
     """
     _refuse_foreign(target)
     with _built(suite, results, target, partial) as part:
-        _swap(part, target)
+        put_in_place(part, target)
     return target / "index.html"
 
 
@@ -65,12 +65,11 @@ def check(suite: str, results: Path, target: Path) -> list[str]:
 @contextmanager
 def _built(suite: str, results: Path, target: Path, partial: bool) -> Iterator[Path]:
     """A complete new report in a folder beside ``target``, removed afterwards unless it was moved."""
-    name = Path(suite).stem if suite.endswith((".yaml", ".yml")) else suite
+    name = suite_file(suite).stem
     found = load(name, results, read_plan(suite), partial)
     # Fixed names, because the lock keeps others out: what a killed process left is cleared by the next one.
     part = target.with_name(f".{target.name}.part")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
         with locked(target.parent, f".{target.name}", wait=True):
             try:
                 shutil.rmtree(part, ignore_errors=True)
@@ -109,17 +108,3 @@ def _refuse_foreign(target: Path) -> None:
     foreign = sorted(path.name for path in target.iterdir() if path.name not in OURS and not path.name.startswith("."))
     if foreign:
         raise UserError(f"{target}: holds {foreign[0]!r}, which no report wrote; move it away or name another folder")
-
-
-def _swap(part: Path, target: Path) -> None:
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        os.replace(target, old)
-    try:
-        os.replace(part, target)
-    except OSError:
-        if old.exists():
-            os.replace(old, target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)

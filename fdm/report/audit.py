@@ -4,19 +4,36 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from fdm.errors import UserError
+from fdm.report.files import File
 from fdm.report.results import Results, Run
 from fdm.store import sha256
 
 RECORD = "manifest.json"
 Grid = list[list[str]]
+
+
+class RecordedRun(File):
+    """A run that a report was built from: its identities by step, SHA-256 of its files by name."""
+
+    identities: dict[str, str]
+    files: dict[str, str]
+
+
+class ReportRecord(File):
+    """A report's ``manifest.json``; ``files`` are those of the report, by path relative to it."""
+
+    partial: bool = False
+    runs: dict[str, RecordedRun]
+    files: dict[str, str]
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -49,20 +66,20 @@ def differences(report: Path, fresh: Path) -> Iterator[str]:
         UserError: ``report`` has no readable record, so it is not (or no longer) a report.
     """
     then, now = _read(report), _read(fresh)
-    for run in sorted(then["runs"].keys() | now["runs"].keys()):
-        yield from _run(run, then["runs"].get(run), now["runs"].get(run))
+    for run in sorted(then.runs.keys() | now.runs.keys()):
+        yield from _run(run, then.runs.get(run), now.runs.get(run))
     have, want = digests(report), digests(fresh)
-    for name in sorted(have.keys() | want.keys() | then["files"].keys()):
+    for name in sorted(have.keys() | want.keys() | then.files.keys()):
         if name not in have:
             yield f"{name}: missing"
         elif name not in want:
             yield f"{name}: the results give no such file"
         elif have[name] != want[name]:
-            edited = have[name] != then["files"].get(name)
+            edited = have[name] != then.files.get(name)
             cause = "changed since it was built" if edited else "the results or the code have changed since"
             cells = list(_cells(name, report / name, fresh / name))
             yield from cells or [f"{name}: not what the results give ({cause})"]
-        elif have[name] != then["files"].get(name):
+        elif have[name] != then.files.get(name):
             yield f"{RECORD}: its digest of {name} is not that of the file"
 
 
@@ -72,7 +89,7 @@ def is_partial(report: Path) -> bool:
     Raises:
         UserError: it has no readable record.
     """
-    return bool(_read(report)["partial"])
+    return _read(report).partial
 
 
 def altered(report: Path, excused: Callable[[Path], bool]) -> Iterator[str]:
@@ -84,7 +101,7 @@ def altered(report: Path, excused: Callable[[Path], bool]) -> Iterator[str]:
     Raises:
         UserError: ``report`` has no readable record.
     """
-    have, recorded = digests(report), _read(report)["files"]
+    have, recorded = digests(report), _read(report).files
     for name in sorted(have.keys() | recorded.keys()):
         if name not in have:
             if not excused(report / name):
@@ -95,14 +112,14 @@ def altered(report: Path, excused: Callable[[Path], bool]) -> Iterator[str]:
             yield f"{name}: changed since it was built"
 
 
-def _run(name: str, then: dict[str, Any] | None, now: dict[str, Any] | None) -> Iterator[str]:
+def _run(name: str, then: RecordedRun | None, now: RecordedRun | None) -> Iterator[str]:
     if then is None or now is None:
         yield f"run {name}: {'not in the report' if then is None else 'no longer among the results'}"
         return
-    if then["identities"] != now["identities"]:
+    if then.identities != now.identities:
         yield f"run {name}: the results hold another run than the report was built from"
-    for file in sorted(then["files"].keys() | now["files"].keys()):
-        if then["files"].get(file) != now["files"].get(file):
+    for file in sorted(then.files.keys() | now.files.keys()):
+        if then.files.get(file) != now.files.get(file):
             yield f"run {name}: {file} is not the file that the report was built from"
 
 
@@ -187,13 +204,9 @@ def _sources(run: Run) -> dict[str, str]:
     return {path.name: sha256(path) for path in files}
 
 
-def _read(folder: Path) -> dict[str, Any]:
+def _read(folder: Path) -> ReportRecord:
     path = folder / RECORD
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        runs, files = content["runs"], content["files"]
-        assert all(isinstance(run["identities"], dict) and isinstance(run["files"], dict) for run in runs.values())
-        assert all(isinstance(digest, str) for digest in files.values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError):
+        return ReportRecord.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
         raise UserError(f"{path}: missing or damaged, so there is no report to check; run `fdm report` first") from None
-    return {"runs": runs, "files": files, "partial": content.get("partial", False)}

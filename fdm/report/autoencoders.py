@@ -19,14 +19,14 @@ from PIL import Image
 from fdm.data.sources.files import read_image
 from fdm.errors import UserError
 from fdm.report.axes import plain_log
-from fdm.report.figures import WINDOWS
+from fdm.report.figures import WINDOWS, windows
 from fdm.report.files import File, Manifest, again, read_curve, read_json
 from fdm.report.names import slug
-from fdm.report.numbers import Estimate, Kind, estimate, scale
+from fdm.report.numbers import Kind, estimate_present, scale
 from fdm.report.origin import Origin, Source
 from fdm.report.results import Results, Run
 from fdm.report.style import DASHES, PALETTE
-from fdm.report.table import Cell, Header, Row, Table
+from fdm.report.table import Cell, Header, Row, Table, printed
 from fdm.report.tables import MEAN, NO_TIMES, network_title
 
 CURVE = ("step", "images", "loss", "reconstruction")
@@ -145,14 +145,13 @@ def table(found: Sequence[Autoencoder], results: Results) -> Table:
         shape = "×".join(map(str, own.runs[0].record.latent_shape))
         line.append(Cell(shape, shape))
     for key, label, kind, group, source in columns:
-        values = [_estimate([source.read(run.record) for run in own.runs]) for own in found]
+        values = [estimate_present(source.read(run.record) for run in own.runs) for own in found]
         # A share reads best as 0.98, not as a multiple.
         how = scale([known.mean for known in values if known], "score" if kind == "ratio" else kind)
         headers.append(Header(key, label, how.unit, group))
         origin = Origin((source,), MEAN)
         for line, known in zip(cells, values, strict=True):
-            spread = f"± {how.text(known.half)}" if known and known.half else ""
-            line.append(Cell(how.text(known.mean), known, spread, origin=origin) if known else Cell("–"))
+            line.append(printed(known, how, origin))
     rows = [
         Row(own.name, own.title, len(own.runs), tuple(line), own.experiments, f"run-{slug(own.experiments[0])}")
         for own, line in zip(found, cells, strict=True)
@@ -171,12 +170,12 @@ def curves(found: Sequence[Autoencoder]) -> Figure:
     how = scale([most], "count")
     for axes, term, title in zip(panels, CURVE[2:], ("Total loss", "Reconstruction term"), strict=True):
         for i, own in enumerate(found):
-            windows = pd.concat(list(_windows(own, term, most)), axis=1).sort_index()
-            x = (windows.index.to_numpy() + 0.5) * most / WINDOWS / how.divisor
+            means = windows((run.curve for run in own.runs), term, most)
+            x = (means.index.to_numpy() - 0.5) * most / WINDOWS / how.divisor
             colour, dash = PALETTE[i % len(PALETTE)][0], DASHES[i % len(DASHES)]
-            axes.plot(x, windows.mean(axis=1), color=colour, linestyle=dash, linewidth=1.5, label=own.title)
-            if windows.shape[1] > 1:
-                axes.fill_between(x, windows.min(axis=1), windows.max(axis=1), color=colour, alpha=0.15, linewidth=0)
+            axes.plot(x, means.mean(axis=1), color=colour, linestyle=dash, linewidth=1.5, label=own.title)
+            if means.shape[1] > 1:
+                axes.fill_between(x, means.min(axis=1), means.max(axis=1), color=colour, alpha=0.15, linewidth=0)
         axes.set_title(title)
         axes.set_xlim(0, most / how.divisor)
         axes.xaxis.set_major_locator(MaxNLocator(5))
@@ -220,12 +219,6 @@ def _configs(value: Any) -> Iterator[Mapping[str, Any]]:
             yield from _configs(item)
 
 
-def _windows(own: Autoencoder, term: str, most: int) -> Iterator[pd.Series]:
-    for run in own.runs:
-        window = (run.curve["images"] * WINDOWS / most).astype(int).clip(upper=WINDOWS - 1)
-        yield run.curve[term].groupby(window).mean()
-
-
 def _scores(found: Sequence[Autoencoder]) -> list[tuple[str, str]]:
     scores = (
         (network, score)
@@ -239,11 +232,6 @@ def _scores(found: Sequence[Autoencoder]) -> list[tuple[str, str]]:
 
 def _source(*path: str) -> Source:
     return Source("pretrain.json", *path)
-
-
-def _estimate(values: Sequence[float | None]) -> Estimate | None:
-    present = [value for value in values if value is not None]
-    return estimate(present) if present else None
 
 
 def _text(own: Autoencoder, titles: Mapping[str, str]) -> Cell:

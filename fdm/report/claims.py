@@ -14,9 +14,10 @@ from fdm.errors import UserError
 from fdm.plain import read_yaml
 from fdm.report.numbers import Estimate
 from fdm.report.origin import Origin, Source
-from fdm.report.paired import Value, quality, quality_name, quality_source, ratio
+from fdm.report.paired import quality, quality_name, quality_source, ratio
 from fdm.report.results import Method, Results
-from fdm.report.table import Cell, Header, Row, Table
+from fdm.report.table import DASH, Cell, Header, Row, Table
+from fdm.report.tables import Value
 
 Measure = Literal["quality", "flops_per_sample", "seconds_per_sample", "training_flops", "training_seconds"]
 Word = Literal["reproduced", "not reproduced", "undecided", "not testable at this scale"]
@@ -241,7 +242,7 @@ def claims_table(claims: Claims, results: Results) -> Table:
             "source": f"{paper.title}: {claim.source}" + (f". Published: {claim.published}" if claim.published else ""),
         }
         cells = [
-            Cell(printed.get(header.key, text) or "–", text, origin=origin if header.key in MEASURED else None)
+            Cell(printed.get(header.key, text) or DASH, text, origin=origin if header.key in MEASURED else None)
             for header, text in zip(headers, texts, strict=True)
         ]
         rows.append(Row(name, claim.claim, seeds, tuple(cells), behind))

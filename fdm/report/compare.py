@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +11,12 @@ import numpy as np
 from scipy import stats
 
 from fdm.report.load import load
-from fdm.report.numbers import Estimate, Scale, estimate, scale
+from fdm.report.numbers import Estimate, Scale, estimate_present, scale
 from fdm.report.origin import Source
 from fdm.report.plan import Plan
 from fdm.report.results import Method, Results, settings_of
-from fdm.report.settings import ABSENT, flatten
-from fdm.report.table import Cell, Header, Row, Table
+from fdm.report.settings import flatten
+from fdm.report.table import DASH, Cell, Header, Row, Table, printed
 from fdm.report.tables import RUN_COSTS, SAMPLE_COSTS, Column, score_columns
 
 
@@ -32,17 +32,14 @@ def compare(before: Path, after: Path) -> tuple[Table, Table]:
 
 def difference(before: Sequence[float], after: Sequence[float]) -> Estimate:
     """Difference of two means with Welch's 95 % interval; without one where a side has a single value."""
-    mean = float(np.mean(after)) - float(np.mean(before))
-    if min(len(before), len(after)) < 2:
-        return Estimate(mean, None, min(len(before), len(after)))
-    parts = [float(np.var(values, ddof=1)) / len(values) for values in (before, after)]
-    error = sum(parts)
-    if error == 0:
-        return Estimate(mean, 0.0, min(len(before), len(after)))
-    # Welch-Satterthwaite degrees of freedom
-    freedom = error**2 / sum(part**2 / (len(v) - 1) for part, v in zip(parts, (before, after), strict=True))
-    half = float(stats.t.ppf(0.975, freedom)) * math.sqrt(error)
-    return Estimate(mean, half, min(len(before), len(after)))
+    mean, count = float(np.mean(after)) - float(np.mean(before)), min(len(before), len(after))
+    if count < 2:
+        return Estimate(mean, None, count)
+    if len(set(before)) == len(set(after)) == 1:
+        return Estimate(mean, 0.0, count)
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # of a side whose values are all equal
+        ends = stats.ttest_ind(after, before, equal_var=False).confidence_interval()
+    return Estimate(mean, float(ends.high - ends.low) / 2, count)
 
 
 def _columns(old: Results, new: Results) -> list[Column]:
@@ -74,7 +71,10 @@ def _numbers(old: Results, new: Results, before: Path, after: Path) -> Table:
                 same += bool(values[0])
                 continue
             how = scale([abs(value) for side in values for value in side], column.kind)
-            cells = [Cell(_heading(column, how), column.key), *(_cell(side, how) for side in values)]
+            cells = [
+                Cell(_heading(column, how), column.key),
+                *(printed(estimate_present(side), how) for side in values),
+            ]
             cells += _change(values, how)
             rows.append(Row(name, method.title, len(values[1]) or len(values[0]), tuple(cells)))
     headers = (
@@ -103,23 +103,15 @@ def _heading(column: Column, how: Scale) -> str:
     return f"{column.label}{group}{f' ({how.unit})' if how.unit else ''}"
 
 
-def _cell(values: Sequence[float], how: Scale) -> Cell:
-    if not values:
-        return Cell(ABSENT)
-    known = estimate(values)
-    return Cell(how.text(known.mean), known, f"± {how.text(known.half)}" if known.half else "")
-
-
 def _change(values: Sequence[Sequence[float]], how: Scale) -> list[Cell]:
     if not all(values):
-        return [Cell(ABSENT), Cell(ABSENT)]
+        return [Cell(DASH), Cell(DASH)]
     known = difference(*values)
     clear = known.half is not None and (known.low > 0 or known.high < 0)
-    text = ("+" if known.mean > 0 else "") + how.text(known.mean)
-    spread = f"± {how.text(known.half)}" if known.half else ""
+    cell = printed(known, how, best=clear)
     base = float(np.mean(values[0]))
     ratio = Estimate(float(np.mean(values[1])) / base, None, 1) if base else None
-    return [Cell(text, known, spread, clear), Cell(f"{ratio.mean:.3f}", ratio) if ratio else Cell(ABSENT)]
+    return [replace(cell, text="+" + cell.text) if known.mean > 0 else cell, printed(ratio, Scale(1.0, "", 3))]
 
 
 def _settings(old: Results, new: Results, before: Path, after: Path) -> Table:
@@ -128,13 +120,13 @@ def _settings(old: Results, new: Results, before: Path, after: Path) -> Table:
     rows = []
     for name in titles:
         if any(name not in side for side in sides):
-            present = [Cell("present" if name in side else ABSENT) for side in sides]
+            present = [Cell("present" if name in side else DASH) for side in sides]
             rows.append(Row(name, titles[name], 1, (Cell("the experiment"), *present)))
             continue
         own = [side[name] for side in sides]
         for key in dict.fromkeys([*own[0], *own[1]]):
             if own[0].get(key) != own[1].get(key):
-                cells = [Cell(values.get(key, ABSENT), values.get(key)) for values in own]
+                cells = [Cell(values.get(key, DASH), values.get(key)) for values in own]
                 rows.append(Row(name, titles[name], 1, (Cell(key, key), *cells)))
     headers = (
         Header("setting", "Setting", numeric=False),

@@ -10,6 +10,7 @@ import numpy as np
 
 from fdm.errors import UserError
 from fdm.plain import BROKEN
+from fdm.report.files import again
 from fdm.report.results import Method, Results, Run
 
 
@@ -50,7 +51,7 @@ class Neighbours:
 def forwards(results: Results) -> list[tuple[Method, Forward]]:
     """Of each method's first run (of partial results: that has the file); empty where the results are older than the file."""
     runs = [(method, method.runs[0]) for method in _with("forward.npz", results.having("forward.npz"))]
-    return [(method, load_forward(run.folder / "forward.npz", _again(run))) for method, run in runs]
+    return [(method, load_forward(run.folder / "forward.npz")) for method, run in runs]
 
 
 def neighbours(results: Results) -> list[tuple[Method, Neighbours]]:
@@ -64,8 +65,8 @@ def _with(name: str, results: Results) -> Sequence[Method]:
     return results.methods if any(there) else ()
 
 
-def load_forward(path: Path, again: str) -> Forward:
-    """``forward.npz`` at ``path``; ``again`` says how to make it anew.
+def load_forward(path: Path) -> Forward:
+    """``forward.npz`` of a run, at ``path``.
 
     Raises:
         UserError: it is missing or damaged, or has values that are not finite.
@@ -74,7 +75,7 @@ def load_forward(path: Path, again: str) -> Forward:
     frames = [arrays[f"z_{j}"].astype(np.float32) for j in range(len(arrays["frame_t"]))]
     known = [arrays[name] for name in ("t", "energy", "image_information", "oracle_error")] + frames
     if not len(arrays["t"]) or not all(np.isfinite(array).all() for array in known):
-        raise UserError(f"{path}: empty, or with values that are not finite; {again}")
+        raise UserError(f"{path}: empty, or with values that are not finite; {again(path.parent, 'evaluate')}")
     return Forward(**{name: arrays[name] for name in ARRAYS}, frames=frames)
 
 
@@ -83,9 +84,9 @@ def _neighbours(run: Run) -> Neighbours:
     names = ("distance", "held_out", "closest", "closest_images", "farthest", "farthest_images")
     arrays = _read(path, names)
     if not len(arrays["distance"]) or not np.isfinite(arrays["distance"]).all():
-        raise UserError(f"{path}: empty, or with values that are not finite; {_again(run)}")
+        raise UserError(f"{path}: empty, or with values that are not finite; {again(run.folder, 'evaluate')}")
     if max(arrays["closest"].max(), arrays["farthest"].max()) >= run.metrics.samples:
-        raise UserError(f"{path}: is of other samples; {_again(run)}")
+        raise UserError(f"{path}: is of other samples; {again(run.folder, 'evaluate')}")
     return Neighbours(*(arrays[name] for name in names))
 
 
@@ -95,9 +96,4 @@ def _read(path: Path, names: Sequence[str], prefix: str = "") -> dict[str, np.nd
             chosen = [*names, *(name for name in stored.files if prefix and name.startswith(prefix))]
             return {name: stored[name] for name in chosen}
     except (OSError, *BROKEN):
-        again = f"run `fdm evaluate` for {path.parent.parent.name} with --seed {path.parent.name[4:]} again"
-        raise UserError(f"{path}: missing or damaged; {again}") from None
-
-
-def _again(run: Run) -> str:
-    return f"run `fdm evaluate` for {run.folder.parent.name} with --seed {run.seed} again"
+        raise UserError(f"{path}: missing or damaged; {again(path.parent, 'evaluate')}") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -62,15 +62,21 @@ def training_curves(results: Results, looks: Mapping[str, Look]) -> Figure:
     return figure
 
 
+def windows(curves: Iterable[pd.DataFrame], term: str, most: int) -> pd.DataFrame:
+    """Means of a term of the loss over equal windows of the images seen: a column for each curve, rows by the window's number.
+
+    Args:
+        most: images at the end of the last window. Window n, from 1 to ``WINDOWS``, ends at n / ``WINDOWS`` of them, which belong to it;
+            one without any step has no row.
+    """
+    means = [curve[term].groupby(np.ceil(curve["images"] * WINDOWS / most).astype(int)).mean() for curve in curves]
+    return pd.concat(means, axis=1).sort_index()
+
+
 def _curve(axes: Axes, method: Method, stage: int, most: int) -> None:
     """Mean over windows of images seen and over seeds; a band from the lowest to the highest seed."""
-    lines = []
-    for run in method.runs:
-        curve = run.curve[run.curve["stage"] == stage]
-        window = np.minimum((curve["images"] * WINDOWS / most).astype(int), WINDOWS - 1)
-        lines.append(curve["loss"].groupby(window).mean())
-    table = pd.concat(lines, axis=1).sort_index()
-    x, colour = (table.index.to_numpy() + 0.5) * most / WINDOWS, stage_colour(stage)
+    table = windows((run.curve[run.curve["stage"] == stage] for run in method.runs), "loss", most)
+    x, colour = (table.index.to_numpy() - 0.5) * most / WINDOWS, stage_colour(stage)
     axes.plot(x, table.mean(axis=1), color=colour, linewidth=1.3)
-    if len(lines) > 1:
+    if table.shape[1] > 1:
         axes.fill_between(x, table.min(axis=1), table.max(axis=1), color=colour, alpha=0.15, linewidth=0)

@@ -132,13 +132,6 @@ def _run(folder: Path) -> Run:
         path = folder / f"{kind}.json"
         if read_json(path, Record, kind).identity != manifest.identities[kind]:
             raise UserError(f"{path}: its identity is not the one in manifest.json; {again(folder, 'evaluate')}")
-    # The contract gives scores and costs no identity of their own; where one is given, it must be this run's.
-    for file, content in (("metrics.json", metrics), ("cost.json", cost)):
-        own = (content.model_extra or {}).get("identity", manifest.identities["evaluate"])
-        if own != manifest.identities["evaluate"]:
-            raise UserError(
-                f"{folder / file}: its identity is not the one in manifest.json; {again(folder, 'evaluate')}"
-            )
     for kind, record in manifest.records.items():
         _require(folder, kind, record.files)
     if not metrics.features:

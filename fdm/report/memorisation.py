@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from fdm.report.extras import Neighbours
-from fdm.report.numbers import Estimate, Scale
+from fdm.report.numbers import Scale, estimate_present
 from fdm.report.origin import Origin, Source
 from fdm.report.results import Method
 from fdm.report.samples import encode, sheet
 from fdm.report.section import Picture
-from fdm.report.table import Cell, Header, Row, Table
+from fdm.report.table import Header, Row, Table, printed
 
 CLOSE = 0.01
 """Quantile of the held-out images' distances below which a sample counts as close."""
@@ -42,13 +42,11 @@ def memorisation_table(found: Sequence[tuple[Method, Neighbours]]) -> Table:
     for method, item in found:
         held = item.held_out
         close = float((item.distance < np.quantile(held, CLOSE)).mean()) if len(held) else None
-        values = [
-            np.median(item.distance),
-            item.distance.min(),
-            *([np.median(held), held.min()] if len(held) else [None] * 2),
+        values = [float(f(part)) if len(part) else None for part in (item.distance, held) for f in (np.median, np.min)]
+        cells = [
+            printed(estimate_present([value]), plain, origin) for value, origin in zip(values, ORIGINS[:4], strict=True)
         ]
-        cells = [_cell(value, plain, origin) for value, origin in zip(values, ORIGINS[:4], strict=True)]
-        cells.append(_cell(close, Scale(0.01, "%", 1), ORIGINS[4]))
+        cells.append(printed(estimate_present([close]), Scale(0.01, "%", 1), ORIGINS[4]))
         rows.append(Row(method.name, method.title, 1, tuple(cells), seed=method.runs[0].seed))
     return Table(
         "neighbours",
@@ -81,9 +79,3 @@ def memorisation_picture(method: Method, found: Neighbours) -> Picture:
         height,
         (method.name,),
     )
-
-
-def _cell(value: float | None, how: Scale, origin: Origin) -> Cell:
-    if value is None:
-        return Cell("–")
-    return Cell(how.text(float(value)), Estimate(float(value), None, 1), origin=origin)

@@ -49,6 +49,12 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(mean, half, count)
 
 
+def estimate_present(values: Iterable[float | None]) -> Estimate | None:
+    """The estimate of the values that are there; None where there are none."""
+    present = [value for value in values if value is not None]
+    return estimate(present) if present else None
+
+
 @dataclass(frozen=True)
 class Scale:
     """How a column prints: value / divisor with so many decimals; ``unit`` goes into its header."""

@@ -5,38 +5,28 @@ Equal seeds share the order of the data and the noise of the samples, so values 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
-from fdm.report.numbers import Estimate, estimate
+from fdm.report.numbers import Estimate, estimate_present
 from fdm.report.origin import Source
 from fdm.report.results import Method, Run
-from fdm.report.tables import SCORES, Better, network_title, score_source
+from fdm.report.tables import SCORES, Better, Value, network_title, score_source
 
 Word = Literal["better", "worse", "none", "not known"]
-Value = Callable[[Run], float | None]
 
 DISTANCES = ("fid", "frechet_distance")
 COMPARED = (*DISTANCES, "kid_mean", "precision", "recall")
 """Scores that are compared; the distances come first and stand for quality."""
 
 
-def value_of(method: Method, value: Value) -> Estimate | None:
-    """Mean and interval over all seeds that have the value."""
-    found = [x for run in method.runs if (x := value(run)) is not None]
-    return estimate(found) if found else None
-
-
 def difference(method: Method, baseline: Method, value: Value) -> Estimate | None:
     """``method`` minus ``baseline`` over the seeds that both have."""
-    pairs = _pairs(method, baseline, value)
-    return estimate([a - b for a, b in pairs]) if pairs else None
+    return estimate_present(a - b for a, b in _pairs(method, baseline, value))
 
 
 def ratio(method: Method, baseline: Method, value: Value) -> Estimate | None:
     """``method`` over ``baseline``, seed by seed."""
-    pairs = [(a, b) for a, b in _pairs(method, baseline, value) if b]
-    return estimate([a / b for a, b in pairs]) if pairs else None
+    return estimate_present(a / b for a, b in _pairs(method, baseline, value) if b)
 
 
 def word(change: Estimate | None, better: Better) -> Word:

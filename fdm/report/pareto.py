@@ -13,9 +13,10 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from fdm.report.axes import log_if_wide
 from fdm.report.labels import Mark, label_marks
 from fdm.report.numbers import Estimate, Kind, scale
-from fdm.report.paired import quality, quality_name, quality_source, value_of
+from fdm.report.paired import quality, quality_name, quality_source
 from fdm.report.results import Method, Results, Run
 from fdm.report.style import GREY, MUTED, Look, belongs
+from fdm.report.tables import summary
 
 COSTS: tuple[tuple[str, Kind, Callable[[Run], float]], ...] = (
     ("network evaluations per sample", "count", lambda run: run.cost.evaluations_per_sample),
@@ -81,7 +82,7 @@ def _mark(point: Point, colour: str) -> Mark:
 def _points(results: Results, cost: Callable[[Run], float]) -> list[Point]:
     found = []
     for method in results.methods:
-        own, paid = value_of(method, quality), value_of(method, cost)
+        own, paid = summary(method, quality), summary(method, cost)
         if own and paid:
             found.append(Point(method, paid, own))
     return found

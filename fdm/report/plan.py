@@ -7,12 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from fdm.errors import UserError
-from fdm.experiment import PARAMS
-from fdm.grids import Ablation, expand
-from fdm.plain import read_yaml
+from fdm.experiment import read_suite, suite_file
+from fdm.grids import Ablation
 
 
 @dataclass(frozen=True)
@@ -27,18 +24,17 @@ class Plan:
 
 
 def read_plan(suite: str) -> Plan:
-    """The plan in ``params/suites/<suite>.yaml`` (or in a path that ends in ``.yaml``)."""
-    path = Path(suite) if suite.endswith((".yaml", ".yml")) else PARAMS / "suites" / f"{suite}.yaml"
-    try:
-        raw = expand(read_yaml(path.read_text(encoding="utf-8")), str(path), PARAMS)
-        seeds = {str(name): entry.get("seeds") or raw.get("seeds", (0,)) for name, entry in raw["experiments"].items()}
-        return Plan(
-            title=str(raw.get("title", "")),
-            experiments={str(name): str(entry.get("title") or name) for name, entry in raw["experiments"].items()},
-            seeds={name: tuple(map(int, own)) for name, own in seeds.items()},
-            ablations={str(name): Ablation.model_validate(item) for name, item in raw["ablations"].items()},
-        )
-    except FileNotFoundError:
+    """The plan in ``params/suites/<suite>.yaml`` (or in a path that ends in ``.yaml``).
+
+    Raises:
+        UserError: there is such a file, and something is wrong in it.
+    """
+    if not suite_file(suite).exists():
         return Plan()
-    except (OSError, AttributeError, KeyError, TypeError, ValueError):
-        raise UserError(f"{path}: not a suite file with `experiments`; `fdm show` says what is wrong with it") from None
+    _, file = read_suite(suite)
+    return Plan(
+        title=file.title,
+        experiments={name: entry.title or name for name, entry in file.experiments.items()},
+        seeds={name: entry.seeds or file.seeds for name, entry in file.experiments.items()},
+        ablations=file.ablations,
+    )

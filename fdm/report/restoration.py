@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from fdm.report.files import Restored, Task
-from fdm.report.numbers import Estimate, Kind, estimate, scale
+from fdm.report.numbers import Estimate, Kind, Scale, estimate, scale
 from fdm.report.origin import Origin, Source
 from fdm.report.results import Method, Results
-from fdm.report.table import Cell, Header, Row, Table
+from fdm.report.table import SAMPLES_ONLY, Cell, Header, Row, Table, printed
 
 COLUMNS: dict[str, tuple[str, str, Kind]] = {
     "psnr": ("PSNR", "dB", "score"),
@@ -18,6 +18,7 @@ ESTIMATORS = {
     "bicubic": "bicubic interpolation",
     "wiener": "Wiener filter",
     "ilvr": "ILVR",
+    "ddnm": "DDNM",
     "unprojected": "unprojected",
     "projected": "projected",
 }
@@ -45,8 +46,8 @@ def restoration_table(results: Results) -> Table | None:
     for i, (method, what, how, tasks) in enumerate(lines):
         said = ESTIMATORS.get(how, how)
         numbers = [
-            _cell(column[i], name, s.decimals, _origin(method, tasks, how, name))
-            for name, column, s in zip(present, cells, scales, strict=True)
+            _cell(column[i], name, form, _origin(method, tasks, how, name))
+            for name, column, form in zip(present, cells, scales, strict=True)
         ]
         rows.append(Row(method.name, method.title, len(tasks), (Cell(what, what), Cell(said, said), *numbers)))
     first = next(run.restored for run in results.runs if run.restored)
@@ -85,14 +86,11 @@ def _origin(method: Method, tasks: list[Task], how: str, name: str) -> Origin:
     return Origin((source,), "mean over seeds, each a mean over images")
 
 
-def _cell(value: Estimate | None, name: str, decimals: int, origin: Origin) -> Cell:
-    if value is None:
-        return Cell("–")
+def _cell(value: Estimate | None, name: str, how: Scale, origin: Origin) -> Cell:
     # Errors span many powers of ten: from what rounding leaves to what a model gets wrong.
-    if name == "consistency":
+    if value and name == "consistency":
         return Cell(f"{value.mean:.1e}".replace("-", "−"), value, origin=origin)
-    spread = f"{value.half:.{decimals}f}" if value.half else ""
-    return Cell(f"{value.mean:.{decimals}f}", value, f"± {spread}" if spread.strip("0.") else "", origin=origin)
+    return printed(value, how, origin)
 
 
 def _caption(restored: Restored) -> str:
@@ -108,5 +106,5 @@ def _caption(restored: Restored) -> str:
         "transforms do, and restored from that measurement y = f(x). Unprojected: the reverse process starts at the stage "
         "whose signal is y. Projected: every predicted signal is moved to f(x) = y as well. "
         f"PSNR and SSIM: higher is better.{lpips} Consistency error: root mean square of f(x) − y, images from −1 to 1."
-        f"{rounded} Means with half the width of 95 % intervals: bootstrap over images with one seed, t over seeds with more."
+        f"{rounded} Means with 95 % intervals: t over seeds; {SAMPLES_ONLY}: one seed, bootstrap over images; what another training would change is not in it."
     )

@@ -9,9 +9,8 @@ from typing import Any
 
 from fdm.report.origin import Origin, Source
 from fdm.report.results import Results, settings_of
-from fdm.report.table import Cell, Header, Row, Table
+from fdm.report.table import DASH, Cell, Header, Row, Table
 
-ABSENT = "–"
 PROCESS = "method.process"
 USUAL = 0.8
 """Share of the methods with a setting from which their common value is the usual one, so that only others are named."""
@@ -36,7 +35,7 @@ def settings_table(results: Results) -> Table:
         ]
         cells = [
             *(_cell(values.get(key), key) for key in (PROCESS, *own)),
-            Cell(" · ".join(f"{_label(key)} {values[key]}" for key in others if key != PROCESS) or ABSENT),
+            Cell(" · ".join(f"{_label(key)} {values[key]}" for key in others if key != PROCESS) or DASH),
             *(_cell(flat[method.name].get(key), key) for key in differing if key not in shared),
         ]
         rows.append(Row(method.name, method.title, len(method.runs), tuple(cells)))
@@ -60,7 +59,7 @@ def settings_table(results: Results) -> Table:
 
 def _differing(flat: Collection[Mapping[str, str]]) -> list[str]:
     keys = dict.fromkeys(key for values in flat for key in values)
-    return [key for key in keys if len({values.get(key, ABSENT) for values in flat}) > 1]
+    return [key for key in keys if len({values.get(key, DASH) for values in flat}) > 1]
 
 
 def _usual(key: str, flat: Iterable[Mapping[str, str]]) -> str | None:
@@ -118,4 +117,4 @@ def _part(part: Mapping[str, Any]) -> str:
 
 def _cell(value: str | None, key: str) -> Cell:
     origin = Origin((Source("manifest.json", "experiment", *key.split(".")),), "the same for all seeds")
-    return Cell(ABSENT) if value is None else Cell(value, value, origin=origin)
+    return Cell(DASH) if value is None else Cell(value, value, origin=origin)

@@ -5,8 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from fdm.report.numbers import Estimate
+from fdm.report.numbers import Estimate, Scale
 from fdm.report.origin import Origin
+
+DASH = "–"
+"""Stands where there is no value."""
+SAMPLES_ONLY = "†"
+"""Marks an interval over the samples of one run, which leaves out what another training would change."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,17 @@ class Cell:
     spread: str = ""
     best: bool = False
     origin: Origin | None = None
+
+
+def printed(value: Estimate | None, how: Scale, origin: Origin | None = None, best: bool = False) -> Cell:
+    """The cell of an estimate: its mean, and ± half its interval, which is never printed as zero where it is not; a dash of None."""
+    if value is None:
+        return Cell(DASH)
+    spread = how.text(value.half) if value.half else ""
+    if spread and not spread.strip("0."):
+        spread = "<" + how.text(how.divisor * 10.0**-how.decimals)
+    mark = f" {SAMPLES_ONLY}" if value.count == 1 else ""
+    return Cell(how.text(value.mean), value, f"± {spread}{mark}" if spread else "", best, origin)
 
 
 @dataclass(frozen=True)

@@ -9,22 +9,21 @@ from string import ascii_uppercase
 from typing import Literal, TypeVar
 
 from fdm.report.names import slug
-from fdm.report.numbers import Estimate, Kind, Scale, estimate, scale
+from fdm.report.numbers import Estimate, Kind, Scale, estimate_present, scale
 from fdm.report.origin import Origin, Source
 from fdm.report.results import Method, Results, Run
-from fdm.report.table import Cell, Header, Row, Table
+from fdm.report.table import SAMPLES_ONLY, Cell, Header, Row, Table, printed
 
 BASELINE = "ddpm"
 MEAN = "mean over seeds"
 Z95 = 1.96
-SAMPLES_ONLY = "†"
-"""Marks an interval over the samples of one run, which leaves out what another training would change."""
 NO_TIMES = "Times are left out, as devices differ."
 TIMES = "Times are as measured; no record says what else ran on the machine."
 SPREADS = ("kid_std", "_se")
 """Ends of the names of scores that are the spread of another, over samples of one run."""
 NETWORKS = {"inception-v3": "Inception-v3", "efficientnet-lite0": "EfficientNet-Lite0"}
 Better = Literal["low", "high"]
+Value = Callable[[Run], float | None]
 Item = TypeVar("Item")
 
 
@@ -69,13 +68,11 @@ def network_title(network: str) -> str:
     return NETWORKS.get(network, network)
 
 
-def summary(method: Method, value: Source, error: Source | None = None) -> Estimate | None:
-    """Mean and interval over seeds; with one seed over its samples, if ``error`` says where their standard error stands."""
-    found = _present(value(run) for run in method.runs)
+def summary(method: Method, value: Value, error: Value | None = None) -> Estimate | None:
+    """Mean and interval over seeds; with one seed over its samples, if ``error`` gives their standard error."""
+    found = estimate_present(value(run) for run in method.runs)
     spread = error(method.runs[0]) if error and len(method.runs) == 1 else None
-    if found and spread is not None:
-        return Estimate(found[0], Z95 * spread, 1)
-    return estimate(found) if found else None
+    return replace(found, half=Z95 * spread) if found and spread is not None else found
 
 
 def score_source(network: str, score: str) -> Source:
@@ -215,7 +212,7 @@ def runs_table(results: Results) -> Table:
     for method in results.methods:
         for run in method.runs:
             cells = [
-                _cell([column.value(run)], how, Origin((column.value,), "as it stands in the file"))
+                printed(estimate_present([column.value(run)]), how, Origin((column.value,), "as it stands in the file"))
                 for column, how in zip(columns, scales, strict=True)
             ]
             anchor = f"run-{slug(method.name)}-seed{run.seed}"
@@ -266,7 +263,7 @@ def _build(results: Results, name: str, title: str, caption: str, columns: Seque
         if column.relative:
             origin = Origin((column.value,), f"ratio of the means over seeds to that of {BASELINE}", BASELINE)
         headers.append(_header(column, how))
-        cells.append([_printed(value, how, i == winner, origin) for i, value in enumerate(own)])
+        cells.append([printed(value, how, origin, i == winner) for i, value in enumerate(own)])
     rows = [
         Row(method.name, method.title, len(method.runs), tuple(column[i] for column in cells))
         for i, method in enumerate(results.methods)
@@ -284,21 +281,6 @@ def _winner(values: Sequence[Estimate | None], better: Better | None) -> int | N
     others = [value for value in present if value is not best]
     apart = all(best.high < other.low if better == "low" else best.low > other.high for other in others)
     return list(values).index(best) if apart else None
-
-
-def _printed(value: Estimate | None, how: Scale, best: bool, origin: Origin) -> Cell:
-    if value is None:
-        return Cell("–")
-    spread = how.text(value.half) if value.half else ""
-    if spread and not spread.strip("0."):
-        spread = "<" + how.text(how.divisor * 10.0**-how.decimals)
-    mark = f" {SAMPLES_ONLY}" if value.count == 1 else ""
-    return Cell(how.text(value.mean), value, f"± {spread}{mark}" if spread else "", best, origin)
-
-
-def _cell(values: Iterable[float | None], how: Scale, origin: Origin) -> Cell:
-    present = _present(values)
-    return _printed(estimate(present) if present else None, how, False, origin)
 
 
 def _header(column: Column, how: Scale) -> Header:

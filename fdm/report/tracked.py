@@ -7,13 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from fdm.report.figures import WINDOWS
+from fdm.report.figures import WINDOWS, windows
 from fdm.report.numbers import estimate
 from fdm.report.paired import DISTANCES
 from fdm.report.results import Method, Results
-from fdm.report.tables import SCORES, network_title, score_columns
+from fdm.report.tables import SCORES, network_title, score_columns, summary
 
 FILES = {"metrics.json", "plots"}
 
@@ -40,10 +38,9 @@ def write_tracked(results: Results, folder: Path) -> None:
 def _metrics(method: Method, results: Results) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for column in score_columns(results):
-        values = [value for run in method.runs if (value := column.value(run)) is not None]
-        if values:
+        if known := summary(method, column.value):
             network, score = column.key.split("/", 1)
-            found.setdefault(network, {})[score] = estimate(values).mean
+            found.setdefault(network, {})[score] = known.mean
     found["flops_per_sample"] = estimate([run.cost.flops_per_sample for run in method.runs]).mean
     found["parameters"] = method.runs[0].cost.parameters
     return found
@@ -52,14 +49,8 @@ def _metrics(method: Method, results: Results) -> dict[str, Any]:
 def _losses(method: Method) -> list[tuple[int, float]]:
     """Mean loss over seeds and over windows of the method's own budget, at the windows' last images."""
     most = max(int(run.curve["images"].max()) for run in method.runs)
-    points = []
-    ends = np.linspace(0, most, WINDOWS + 1)
-    for low, high in zip(ends, ends[1:], strict=False):
-        inside = [run.curve[(run.curve["images"] > low) & (run.curve["images"] <= high)]["loss"] for run in method.runs]
-        means = [float(loss.mean()) for loss in inside if len(loss)]
-        if means:
-            points.append((int(high), float(np.mean(means))))
-    return points
+    means = windows((run.curve for run in method.runs), "loss", most).mean(axis=1)
+    return [(int(number) * most // WINDOWS, float(mean)) for number, mean in means.items()]
 
 
 def _write(path: Path, names: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:

@@ -14,6 +14,12 @@ from tabulate import tabulate
 from fdm.report.numbers import Estimate
 from fdm.report.table import Cell, Header, Table
 
+GREEK = (
+    "αalpha βbeta γgamma δdelta εvarepsilon ζzeta ηeta θtheta κkappa λlambda μmu νnu ξxi πpi ρrho σsigma τtau φvarphi "
+    "χchi ψpsi ωomega ΓGamma ΔDelta ΘTheta ΛLambda ΣSigma ΦPhi ΨPsi ΩOmega"
+)
+"""Letters, each followed by its name in LaTeX."""
+
 # What LaTeX gives a meaning, and characters that it has no glyph for in text.
 TEX = {
     "\\": r"\textbackslash{}",
@@ -38,44 +44,7 @@ TEX = {
     "³": "$^3$",
     "⁻": "$^-$",
     "µ": r"$\mu$",
-    **{
-        letter: rf"$\{name}$"
-        for letter, name in zip(
-            "αβγδεζηθκλμνξπρστφχψωΓΔΘΛΣΦΨΩ",
-            [
-                "alpha",
-                "beta",
-                "gamma",
-                "delta",
-                "varepsilon",
-                "zeta",
-                "eta",
-                "theta",
-                "kappa",
-                "lambda",
-                "mu",
-                "nu",
-                "xi",
-                "pi",
-                "rho",
-                "sigma",
-                "tau",
-                "varphi",
-                "chi",
-                "psi",
-                "omega",
-                "Gamma",
-                "Delta",
-                "Theta",
-                "Lambda",
-                "Sigma",
-                "Phi",
-                "Psi",
-                "Omega",
-            ],
-            strict=True,
-        )
-    },
+    **{pair[0]: rf"$\{pair[1:]}$" for pair in GREEK.split()},
 }
 
 

@@ -1,4 +1,4 @@
-"""Conditional use without training for it: restoration, ILVR, variations and interpolations. [fDM], methods §10
+"""Conditional use without training for it: restoration, ILVR, DDNM, variations and interpolations. [fDM], methods §10
 
 Noise is that of ``fdm.sampling.sampler``, a function of (seed, sample, event), so that what is not conditioned is the sample
 that ``fdm sample`` draws.
@@ -131,14 +131,14 @@ def restore(
 
 
 def require_plain(process: Process, shape: tuple[int, int, int]) -> None:
-    """Raise ValueError unless every state is alpha x + sigma eps of the image x itself, as ILVR needs it."""
+    """Raise ValueError unless every state is alpha x + sigma eps of the image x itself, as ILVR and DDNM need it."""
     if len(process.stages) == 1 and process.stages[0].shape == shape and process.pretraining() is None:
         x, eps = torch.randn(2, 1, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
         level = process.level(0.5, 0)
         z = process.example(x, torch.tensor([0.5], dtype=torch.float64), 0, eps).z
         if torch.allclose(z, level.alpha * x + level.sigma * eps):
             return
-    raise ValueError("ILVR needs a process whose every state is the image and white noise, for example ddpm")
+    raise ValueError("ILVR and DDNM need a process whose every state is the image and white noise, for example ddpm")
 
 
 @torch.inference_mode()
@@ -163,6 +163,22 @@ def ilvr(
             low = low + float(level.sigma) * operator.apply(fresh)
         state = replace(state, z=project(operator, state.z, low, cutoff))
     return process.finish(state.z)
+
+
+@torch.inference_mode()
+def ddnm(
+    reverse: Reverse, operator: Separable, y: Images, samples: Sequence[int], *, cutoff: float | None = None
+) -> Images:
+    """DDNM [2212.00490] on a standard diffusion process: every predicted image is moved to f(x) = y, the last one too.
+
+    What projected restoration does with the predictions of f-DM, from white noise on: the difference between the two is the model's.
+    """
+
+    def correct(prediction: Prediction, stage: int) -> Prediction:
+        return replace(prediction, clean=project(operator, prediction.clean, y, cutoff))
+
+    reverse = replace(reverse, solver=replace(reverse.solver, correct=correct))
+    return reverse.process.finish(reverse.follow(reverse.prior(samples), samples).z)
 
 
 @torch.inference_mode()

@@ -23,7 +23,11 @@ def test_what_is_asked_for_joins_a_finished_suite(repository: Repository) -> Non
     assert repository.plan() == {"restore": 1, "explore": 3, "report": 1}
     repository.snakemake()
     folder = repository.root / "results/smoke/fdm-ds-3/seed0"
-    assert list(json.loads((folder / "restore.json").read_text())["tasks"][0]["scores"])[:2] == ["bicubic", "ilvr"]
+    assert list(json.loads((folder / "restore.json").read_text())["tasks"][0]["scores"])[:3] == [
+        "bicubic",
+        "ilvr",
+        "ddnm",
+    ]
     for kind, shape in (("vary", [4, 3, 1, 8, 8]), ("interpolate", [2, 3, 1, 8, 8])):
         assert json.loads((folder / f"{kind}.json").read_text())["shape"] == shape
     page = (repository.root / "reports/smoke/index.html").read_text()

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from fdm.data.locks import held
 from fdm.errors import UserError
+from fdm.store import locked
 
 T = TypeVar("T")
 CONNECT_SECONDS = 10.0  # torchvision sets no timeout of its own
@@ -74,7 +74,7 @@ def obtain(
     Raises:
         UserError: neither route works (the message says how to get the data by hand), or the archive is damaged.
     """
-    with held(downloads, name):
+    with locked(downloads, f".{name}", wait=True):
         archive = downloads / package.archive
         if not archive.exists():
             try:
