@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fdm.benchmark import chosen
-from fdm.benchmark.clock import Timing, alternate
+from fdm.benchmark import chosen, clock
+from fdm.benchmark.clock import Timing, alternate, unsplit
 from fdm.errors import UserError
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -25,6 +25,35 @@ def test_timings() -> None:
     timings = alternate(tasks, 3, torch.device("cpu"))
     assert calls == ["a", "b"] * 4, "in turn, and once before that is not counted"
     assert all(len(timing.values) == 3 for timing in timings.values())
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """A pretended GPU: what is returned queues so many seconds of work; whoever waits for it waits 10 microseconds more."""
+    now, queued = [0.0], [0.0]
+
+    def wait(device: torch.device) -> float:
+        now[0] += queued[0] + 1e-5
+        queued[0] = 0.0
+        return now[0]
+
+    def work(seconds: float) -> None:
+        queued[0] += seconds
+
+    monkeypatch.setattr(clock, "stopwatch", wait)
+    return work
+
+
+@pytest.mark.parametrize("seconds", [2e-5, 1e-3, 0.5])
+def test_short_calls_on_a_gpu_are_timed_without_the_waiting(gpu: Callable[[float], None], seconds: float) -> None:
+    timings = alternate({"short": lambda: gpu(seconds)}, 2, torch.device("cuda"))
+    assert timings["short"].values == pytest.approx([seconds] * 2, rel=2e-3)
+
+
+def test_parts_on_a_gpu_keep_their_shares_of_a_whole_without_waiting(gpu: Callable[[float], None]) -> None:
+    row = (0.2, 0.15, 0.05)
+    assert unsplit(row, lambda: gpu(0.1), torch.device("cpu")) == row
+    assert unsplit(row, lambda: gpu(0.1), torch.device("cuda")) == pytest.approx((0.1, 0.075, 0.025), rel=1e-3)
 
 
 def test_experiments_of_suites_and_sweeps(project: Path) -> None:

@@ -107,11 +107,13 @@ def benchmark(
     subjects = [subject_of(experiment, batch or experiment.training.batch, device) for _, experiment in experiments]
     _say(f"sampling of {', '.join(label for label, _ in experiments)}, in turn")
     samplings = measure_sampling(subjects, rounds)
-    for subject in subjects:
-        subject.network.cpu()  # the trainings below have networks of their own, and the card's memory is measured
     lines: list[Line] = []
     for (label, experiment), subject, sampling in zip(experiments, subjects, samplings, strict=True):
         _say(f"training {len(lines) + 1}/{len(experiments)}: {label}")
+        for other in subjects:  # the card's memory is measured: that of this training, which has a network of its own
+            other.network.cpu()
+            if other.codec:
+                other.codec.to(device if other is subject else "cpu")
         reset_peak_memory(device)
         precision = choose_precision(experiment.training.precision, experiment.network, native_bf16(device))
         parameters = sum(parameter.numel() for parameter in subject.network.parameters())

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from fdm.benchmark.clock import Timing
+from fdm.benchmark.clock import Timing, unsplit
 from fdm.benchmark.subject import Subject
 from fdm.data import to_uint8
 from fdm.device import stopwatch
@@ -99,11 +99,8 @@ class _Clock:
                 encode=self._timed("autoencoder", codec.encode), decode=self._timed("autoencoder", codec.decode)
             )
             self.process.attach(timed)
-        denoise = self._timed("network", self._denoise)
         began = stopwatch(device)
-        images = draw(
-            self.process, denoise, self.solver, self.plan, number, samples, clip=self.config.clip, device=device
-        )
+        images = self._images(number, self._timed("network", self._denoise))
         drawn = stopwatch(device)
         to_uint8(images).cpu()
         transferred = stopwatch(device)
@@ -115,8 +112,14 @@ class _Clock:
         noise = stopwatch(device) - transferred
         if codec:
             self.process.attach(codec)
+        row = (transferred - began, *self._spent.values(), noise, transferred - drawn)
+        row = unsplit(row, lambda: to_uint8(self._images(number, self._denoise)).cpu(), device)
         if counted:
-            self.rows.append((transferred - began, *self._spent.values(), noise, transferred - drawn))
+            self.rows.append(row)
+
+    def _images(self, number: int, denoise: Callable[..., Tensor]) -> Tensor:
+        clip, device = self.config.clip, self.subject.device
+        return draw(self.process, denoise, self.solver, self.plan, number, self.samples, clip=clip, device=device)
 
     def result(self) -> Sampling:
         """What was kept."""

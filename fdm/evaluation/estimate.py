@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
+from fdm.console import new_table
 from fdm.evaluation.budget import Budget, budget_of
 from fdm.experiment import Experiment
 from fdm.networks.build import build_network
@@ -81,8 +81,8 @@ def print_estimate(experiment: Experiment, console: Console | None = None) -> No
     console = console or Console()
     speed = measure(experiment)
     budget = speed.budget
-    table = Table(title=f"{experiment.title}: stages, from data to noise")
-    for name in (
+    table = new_table(
+        f"{experiment.title}: stages, from data to noise",
         "stage",
         "t",
         "state",
@@ -91,8 +91,7 @@ def print_estimate(experiment: Experiment, console: Console | None = None) -> No
         "MFLOP / evaluation",
         "train img/s",
         "sample img/s",
-    ):
-        table.add_column(name, justify="left" if name in ("stage", "t", "state") else "right")
+    )
     for part, train, sample in zip(budget.stages, speed.train, speed.sample, strict=True):
         stage = part.stage
         table.add_row(
