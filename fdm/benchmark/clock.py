@@ -33,19 +33,14 @@ class Timing:
         """One timing for each column of a table that has a row for each round."""
         return tuple(cls(column) for column in zip(*rounds, strict=True))
 
-    def over(self, other: Timing) -> Ratio:
-        """How many times as long as ``other`` this took, round by round."""
-        return Ratio(tuple(mine / its for mine, its in zip(self.values, other.values, strict=True)))
+    def over(self, other: Timing) -> Timing:
+        """How many times as long as ``other`` this took, round by round: what slows a whole round down cancels out."""
+        return Timing(tuple(mine / its for mine, its in zip(self.values, other.values, strict=True)))
 
     def as_dict(self) -> dict[str, float | int]:
         """For JSON."""
         low, high = self.quartiles
         return {"median": self.median, "low": low, "high": high, "rounds": len(self.values)}
-
-
-@dataclass(frozen=True)
-class Ratio(Timing):
-    """Ratios of two timings of the same rounds: what slows a whole round down cancels out."""
 
 
 def alternate(tasks: Mapping[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, Timing]:

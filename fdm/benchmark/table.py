@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from fdm.benchmark.ceiling import Ceiling
 from fdm.benchmark.clock import Timing
 from fdm.benchmark.sampling import Sampling
 from fdm.benchmark.training import Training
+from fdm.evaluation.estimate import aligned
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Line:
 
 def print_ceilings(ceilings: Sequence[Ceiling], machine: str, console: Console) -> None:
     """What the machine reaches with nothing around it."""
-    table = _table(f"Ceilings of {machine}", "precision", "convolution GFLOP/s", "matrix product GFLOP/s")
+    table = aligned(f"Ceilings of {machine}", "precision", "convolution GFLOP/s", "matrix product GFLOP/s")
     for ceiling in ceilings:
         table.add_row(ceiling.precision, f"{ceiling.convolution / 1e9:,.0f}", f"{ceiling.matrix / 1e9:,.0f}")
     console.print(table)
@@ -44,7 +44,7 @@ def print_ceilings(ceilings: Sequence[Ceiling], machine: str, console: Console) 
 def print_training(lines: Sequence[Line], ceilings: Sequence[Ceiling], console: Console) -> None:
     """One row per stage."""
     peak = {ceiling.precision: ceiling.convolution for ceiling in ceilings}
-    table = _table(
+    table = aligned(
         "Training",
         "experiment",
         "stage",
@@ -86,7 +86,7 @@ def print_training(lines: Sequence[Line], ceilings: Sequence[Ceiling], console: 
 def print_sampling(lines: Sequence[Line], ceilings: Sequence[Ceiling], console: Console) -> None:
     """One row per experiment."""
     peak = {ceiling.precision: ceiling.convolution for ceiling in ceilings}
-    table = _table(
+    table = aligned(
         "Sampling",
         "experiment",
         "evaluations",
@@ -132,7 +132,7 @@ def print_evaluation(features: Mapping[str, Timing], console: Console) -> None:
     """One row per feature network; nothing where none was timed."""
     if not features:
         return
-    table = _table("Evaluation", "features of", "ms / image", "img/s")
+    table = aligned("Evaluation", "features of", "ms / image", "img/s")
     for name, timing in features.items():
         table.add_row(name, _milliseconds(timing), f"{1 / timing.median:,.1f}")
     console.print(table)
@@ -177,11 +177,3 @@ def _plain(measured: Any) -> dict[str, Any]:
 def _milliseconds(timing: Timing) -> str:
     low, high = timing.quartiles
     return f"{timing.median * 1e3:,.1f} [{low * 1e3:,.1f}, {high * 1e3:,.1f}]"
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title)
-    for name in columns:
-        left = name in ("experiment", "precision", "state", "features of")
-        table.add_column(name, justify="left" if left else "right", no_wrap=left)
-    return table

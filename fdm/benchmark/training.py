@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import one_hot
 
-from fdm.benchmark.clock import Ratio, Timing
+from fdm.benchmark.clock import Timing
 from fdm.benchmark.subject import Subject
 from fdm.device import peak_memory, stopwatch
 from fdm.evaluation.cost import flops_per_evaluation
@@ -59,7 +59,7 @@ class StageTraining:
         return self.flops * self.batch / self.passes.median
 
     @property
-    def headroom(self) -> Ratio:
+    def headroom(self) -> Timing:
         """How many times as fast batches are fetched as they are used."""
         return self.total.over(self.fetch)
 

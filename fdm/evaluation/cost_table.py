@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from fdm.evaluation.budget import Budget, budget_of
-from fdm.evaluation.estimate import measure
+from fdm.evaluation.estimate import aligned, measure
 from fdm.experiment import PARAMS, Experiment, Suite, load_experiment, load_suite
 
 PEAK = {"bf16": 312.0, "32": 156.0}
@@ -108,7 +107,7 @@ def _print_stages(budget: Budget, console: Console) -> None:
     """One row per stage, from data to noise."""
     columns = ("stage", "state", "training share", "evaluations", "FLOP / evaluation", "kept / image")
     passes = ("encodings / image", "decodings / image") if budget.autoencoder else ()
-    table = _table(f"{budget.experiment.title}: stages, from data to noise", *columns, *passes)
+    table = aligned(f"{budget.experiment.title}: stages, from data to noise", *columns, *passes)
     size = 2 if budget.precision == "bf16" else 4
     for part in budget.stages:
         counts = (part.passes.encodings, part.passes.decodings) if budget.autoencoder else ()
@@ -132,7 +131,7 @@ def _print_experiments(
     console: Console,
 ) -> None:
     lines = lines_of(experiments, rate)
-    table = _table(
+    table = aligned(
         title,
         "experiment",
         "parameters",
@@ -168,7 +167,7 @@ def _print_experiments(
 
 
 def _print_suites(suites: Sequence[Suite], rate: Rate | None, console: Console) -> None:
-    table = _table(
+    table = aligned(
         "All suites", "suite", "pixels", "runs", "images a run", "FLOP training", "FLOP sampling", "memory", "total"
     )
     for suite in suites:
@@ -188,14 +187,6 @@ def _print_suites(suites: Sequence[Suite], rate: Rate | None, console: Console) 
         )
     console.print(table)
     _assumptions(rate, console)
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title)
-    for name in columns:
-        left = name in ("experiment", "suite", "stage", "state")
-        table.add_column(name, justify="left" if left else "right", no_wrap=left)
-    return table
 
 
 def _si(value: float) -> str:

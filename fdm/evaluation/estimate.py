@@ -76,23 +76,22 @@ def _seconds(network: torch.nn.Module, z: torch.Tensor, stage: int, precision: s
     return min(times[1:])
 
 
-def print_estimate(experiment: Experiment, console: Console | None = None) -> None:
+def aligned(title: str, *columns: str) -> Table:
+    """A table without rows, its words on the left and its numbers on the right."""
+    table = Table(title=title)
+    for name in columns:
+        left = name in ("experiment", "suite", "stage", "t", "state", "precision", "features of")
+        table.add_column(name, justify="left" if left else "right", no_wrap=left)
+    return table
+
+
+def print_estimate(experiment: Experiment) -> None:
     """Parameters, FLOPs and measured speed per stage, and the time that training and sampling would take on this machine."""
-    console = console or Console()
+    console = Console()
     speed = measure(experiment)
     budget = speed.budget
-    table = Table(title=f"{experiment.title}: stages, from data to noise")
-    for name in (
-        "stage",
-        "t",
-        "state",
-        "training share",
-        "evaluations",
-        "MFLOP / evaluation",
-        "train img/s",
-        "sample img/s",
-    ):
-        table.add_column(name, justify="left" if name in ("stage", "t", "state") else "right")
+    measured = ("training share", "evaluations", "MFLOP / evaluation", "train img/s", "sample img/s")
+    table = aligned(f"{experiment.title}: stages, from data to noise", "stage", "t", "state", *measured)
     for part, train, sample in zip(budget.stages, speed.train, speed.sample, strict=True):
         stage = part.stage
         table.add_row(

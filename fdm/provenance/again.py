@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import chdir, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from fdm.data import Store
@@ -30,7 +31,7 @@ class RecordedRun(Run):
     @cached_property
     def data(self) -> Store:
         """The recorded manifest of the data."""
-        return Store(self.data_root / self.experiment.dataset.name, dict(self.recorded), str(self.recorded["digest"]))
+        return Store(Path("data", self.experiment.dataset.name), dict(self.recorded), str(self.recorded["digest"]))
 
     @property
     def identities(self) -> dict[str, str]:
