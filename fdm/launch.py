@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
@@ -253,11 +253,11 @@ def _free_port() -> int:
         return port
 
 
-def end_with_launcher(environment: Mapping[str, str] = os.environ) -> None:
+def end_with_launcher() -> None:
     """In a process that ``launch`` started: save and stop (SIGTERM) when the launching process is killed. Linux only."""
-    if LAUNCHER in environment and sys.platform.startswith("linux"):
+    if LAUNCHER in os.environ and sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != int(environment[LAUNCHER]):
+        if os.getppid() != int(os.environ[LAUNCHER]):
             sys.exit("error: the process that started this one has ended")
 
 

@@ -120,7 +120,7 @@ def restoration_of(run: Run, overrides: Sequence[str] = (), images: Path | None 
         raise UserError(f"--baseline {name}: is of dataset {other.dataset.name}, not {run.experiment.dataset.name}")
     suite, _, experiment = name.rpartition(":")
     exported = Path("results", Path(suite).stem, experiment, f"seed{run.seed}")
-    return Restoration(run, Run(other, run.seed, run.device, exported, run.data_root), images)
+    return Restoration(run, Run(other, run.seed, run.device, exported), images)
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,6 @@ class Run:
     seed: int
     device: str = "auto"
     target: Path | None = None
-    data_root: Path = Path("data")
 
     @cached_property
     def data(self) -> Store:
@@ -92,7 +91,7 @@ class Run:
             UserError: not prepared, damaged, or prepared from another description.
         """
         config = self.experiment.dataset
-        store = open_store(self.data_root / config.name)
+        store = open_store(Path("data", config.name))
         store.require(config)
         return store
 

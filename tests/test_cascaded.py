@@ -390,11 +390,11 @@ def test_one_level_is_ddpm_bit_for_bit(smoke: Path) -> None:
 
 @pytest.mark.parametrize("stop", [1, 4])
 def test_a_resumed_run_ends_in_the_same_weights(smoke: Path, stop: int) -> None:
-    """Also when it stops before one of the networks has taken a step."""
+    """Also when it stops before one of the networks has taken a step: after the first, but not after the fourth."""
     data = pixels(smoke)
     calm, first, second = (trainer("cascaded:cascaded", "network.dropout=0.1") for _ in range(3))
     stages = [calm.step(step, data)[0] for step in range(8)]
-    assert set(stages) == {0, 1} and len(set(stages[:1])) == 1
+    assert set(stages) == {0, 1} and len(set(stages[:stop])) == min(stop, 2)
     for step in range(stop):
         first.step(step, data)
     first.save(smoke / "state.safetensors", {"identity": "x"})

@@ -706,7 +706,7 @@ def test_lsun_reads_lmdb(tmp_path):
     store = prepare(config(**keys, limit=2), tmp_path / "data", tmp_path / "dl")
     assert np.array_equal(store.split("train").images[1], noise(1, 8, 8).transpose(2, 0, 1))
     with pytest.raises(UserError) as caught:
-        prepare(config(**keys), tmp_path / "data", tmp_path / "dl")
+        prepare(config(**keys), tmp_path / "data", tmp_path / "dl", force=True)
     one_line(caught, "key2", "not a readable image")
 
 

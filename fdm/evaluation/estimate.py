@@ -76,9 +76,9 @@ def _seconds(network: torch.nn.Module, z: torch.Tensor, stage: int, precision: s
     return min(times[1:])
 
 
-def print_estimate(experiment: Experiment, console: Console | None = None) -> None:
+def print_estimate(experiment: Experiment) -> None:
     """Parameters, FLOPs and measured speed per stage, and the time that training and sampling would take on this machine."""
-    console = console or Console()
+    console = Console()
     speed = measure(experiment)
     budget = speed.budget
     table = new_table(

@@ -187,7 +187,7 @@ def verify_methods(
     return rows
 
 
-def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
+def print_table(rows: Sequence[Row]) -> None:
     """One line per method and solver: E(N), the fitted order against the claimed one, and the floor where there is one."""
     symbol = SYMBOLS[rows[0].measure]
     table = Table(
@@ -216,4 +216,4 @@ def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
                 f"[{colour}]{row.verdict}[/]",
             )
         table.add_section()
-    (console or Console()).print(table)
+    Console().print(table)

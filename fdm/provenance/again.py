@@ -31,7 +31,7 @@ class RecordedRun(Run):
     @cached_property
     def data(self) -> Store:
         """The recorded manifest of the data."""
-        return Store(self.data_root / self.experiment.dataset.name, dict(self.recorded), str(self.recorded["digest"]))
+        return Store(Path("data", self.experiment.dataset.name), dict(self.recorded), str(self.recorded["digest"]))
 
     @property
     def identities(self) -> dict[str, str]:

@@ -18,6 +18,15 @@ def _ask(suite: dict[str, Any]) -> None:
     suite["experiments"]["fdm-ds-3"]["overrides"] = {"restoration": {"stages": [1]}, "exploration": {"vary": [1, 2]}}
 
 
+def test_a_baseline_that_is_not_there_is_one_line(repository: Repository) -> None:
+    """Not a restoration that counts as up to date because nobody can say what it should be."""
+    repository.edit_suite(_ask)
+    repository.edit_suite(lambda suite: suite["restoration"].update(baseline="smoke:dpm"))
+    said = repository.snakemake("--dry-run", status=None)
+    assert "error: smoke:dpm: suite 'smoke' has no experiment 'dpm'; did you mean 'ddpm'?" in said
+    assert "Traceback" not in said
+
+
 def test_what_is_asked_for_joins_a_finished_suite(repository: Repository) -> None:
     repository.edit_suite(_ask)
     assert repository.plan() == {"restore": 1, "explore": 3, "report": 1}

@@ -242,3 +242,13 @@ def test_experiments_that_differ_only_in_sampling_train_once(clone: Repository) 
     assert len(list(clone.root.glob("work/train-*"))) == 1
     assert (clone.root / targets[0]).read_bytes() == (clone.root / targets[1]).read_bytes()
     assert clone.plan() == {"train": 1, "sample": 3, "evaluate": 3, "report": 1}
+
+
+def test_only_runs_of_the_suite_are_made_for_others(clone: Repository) -> None:
+    """The same training under a seed that the first experiment does not have."""
+    clone.edit_suite(
+        lambda suite: suite["experiments"].update(
+            again={"method": "ddpm", "seeds": [1], "overrides": {"sampling": {"steps": 4}}}
+        )
+    )
+    assert clone.plan() == {"prepare": 1, "train": 3, "sample": 3, "evaluate": 3, "report": 1}

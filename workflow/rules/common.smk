@@ -10,6 +10,7 @@ from fdm.data import open_store
 from fdm.errors import UserError
 from fdm.experiment import identity, load_dataset, load_suite
 from fdm.pretrained import pretraining_of
+from fdm.provenance.folder import record_name
 from fdm.restoration import restoration_of
 from fdm.runs import Run
 from fdm.sources import PACKAGE, source_version
@@ -89,22 +90,24 @@ def folder(name, seed):
 
 
 def wanted(step, name, seed):
-    """Identity of what a step would make now; None while the data are not prepared."""
+    """Identity of what a step would make now; None while the data are not prepared, or are to be prepared anew."""
+    dataset = SUITE.experiments[name].dataset.name
+    if not Path("data", dataset).exists() or data_outdated(dataset):
+        return None
     try:
         run = Run(SUITE.experiments[name], int(seed))
         if step == "restore":
             return restoration_of(run, CHANGES).identity
         explorations = {"vary": Variations, "interpolate": Interpolations}
         return explorations[step](run).identity if step in explorations else getattr(run, f"{step}_identity")
-    except UserError:
-        return None
+    except UserError as error:
+        sys.exit(f"error: {error}")
 
 
 def made(step, name, seed):
     """Identity of what a step has made; None when there is nothing, "" when it cannot be read."""
-    path = Path(folder(name, seed), "manifest.json" if step == "evaluate" else f"{step}.json")
     try:
-        record = read_sealed(path)
+        record = read_sealed(Path(folder(name, seed), record_name(step)))
         return record["identities"]["evaluate"] if step == "evaluate" else record["identity"]
     except FileNotFoundError:
         return None
@@ -115,7 +118,8 @@ def made(step, name, seed):
 def pretraining(name):
     """What the autoencoder of an experiment is made of; None where it needs none."""
     needed = pretraining_of(SUITE.experiments[name])
-    return needed and identity(needed.config, [config.model_dump(mode="json") for config in needed.before])
+    data = SUITE.experiments[name].dataset
+    return needed and identity(data, needed.config, [config.model_dump(mode="json") for config in needed.before])
 
 
 PRETRAININGS = {name: pretraining(name) for name in SUITE.experiments}
@@ -160,7 +164,7 @@ def inputs(step, **earlier):
 
     def function(wildcards):
         run = wildcards.experiment, wildcards.seed
-        files(step, *run, "manifest.json" if step == "evaluate" else f"{step}.json")  # forces the step, if it must be
+        files(step, *run, record_name(step))  # forces the step, if it must be
         paths = data(SUITE.experiments[wildcards.experiment].dataset.name)
         if step != "pretrain" and PRETRAININGS[wildcards.experiment]:
             paths += files("pretrain", *run, *AUTOENCODER)
@@ -190,16 +194,6 @@ def shards(step):
     return function
 
 
-def shared_autoencoder(wildcards):
-    """Input of a pretraining: the same autoencoder of an experiment further up in the suite, which is then only copied."""
-    names = list(SUITE.experiments)
-    for name in names[: names.index(wildcards.experiment)]:
-        same_data = SUITE.experiments[name].dataset == SUITE.experiments[wildcards.experiment].dataset
-        if same_data and PRETRAININGS[name] == PRETRAININGS[wildcards.experiment]:
-            return files("pretrain", name, wildcards.seed, *AUTOENCODER)
-    return []
-
-
 def training(name):
     """What the training of an experiment is made of."""
     e = SUITE.experiments[name]
@@ -209,13 +203,15 @@ def training(name):
 TRAININGS = {name: training(name) for name in SUITE.experiments}
 
 
-def shared_training(wildcards):
-    """Input of a training: the same training of an experiment further up in the suite, which is then only copied."""
-    names = list(SUITE.experiments)
-    for name in names[: names.index(wildcards.experiment)]:
-        if TRAININGS[name] == TRAININGS[wildcards.experiment]:
-            return files("train", name, wildcards.seed, "train.json")
-    return []
+def shared(step, parts, *names):
+    """Input of a step: files of a run further up in the suite that has the same ``parts``; they are then only copied."""
+
+    def function(wildcards):
+        own, seed = wildcards.experiment, int(wildcards.seed)
+        first = next((name for name, other in RUNS if other == seed and parts[name] == parts[own]), own)
+        return [] if first == own else files(step, first, seed, *names)
+
+    return function
 
 
 def ilvr_baseline(wildcards):

@@ -5,6 +5,8 @@ import threading
 
 from filelock import FileLock, Timeout
 
+from fdm.store import root
+
 
 def clean_notes():
     """Drop Snakemake's marks on outputs of steps that were running when a driver was killed, and notes that are damaged.
@@ -46,7 +48,7 @@ def claim_working_tree():
         driver.acquire(timeout=0)
     except Timeout:
         sys.exit("error: another snakemake is at work in this folder; wait for it or end it")
-    for path in Path(os.environ.get("FDM_WORK", "work")).glob("**/*.lock"):
+    for path in root().glob("**/*.lock"):
         lock = FileLock(path)
         try:
             lock.acquire(timeout=0)

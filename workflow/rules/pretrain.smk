@@ -2,7 +2,7 @@
 rule pretrain:
     input:
         inputs("pretrain"),
-        shared_autoencoder,
+        shared("pretrain", PRETRAININGS, *AUTOENCODER),
     output:
         model="results/{suite}/{experiment}/seed{seed}/autoencoder.safetensors",
         curve="results/{suite}/{experiment}/seed{seed}/autoencoder.csv",

@@ -3,7 +3,7 @@
 rule train:
     input:
         inputs("train"),
-        shared_training,
+        shared("train", TRAININGS, "train.json"),
     output:
         model="results/{suite}/{experiment}/seed{seed}/model.safetensors",
         curve="results/{suite}/{experiment}/seed{seed}/training.csv",
