@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from fdm.sampling.sampler import draw, network_denoiser
 from fdm.sampling.solvers import build_solver
 from fdm.store import checkpoint_seconds
 from fdm.tensors import load_tensors, save_tensors
+from fdm.training import steps
 from fdm.training.loop import Trainer, train
 from fdm.training.steps import learning_rate, limit_gradients
 
@@ -110,8 +112,8 @@ def test_killed_at_any_moment_ends_in_the_same_weights(smoke: Path, fdm: Command
     assert last.returncode == 0, last.stderr
     calm, rough = load_file("calm/model.safetensors"), load_file("rough/model.safetensors")
     assert calm.keys() == rough.keys() and all(torch.equal(calm[key], rough[key]) for key in calm)
-    steps = [line.split(",")[0] for line in Path("rough/training.csv").read_text().splitlines()[1:]]
-    assert steps == [str(step) for step in range(300)]
+    logged = [line.split(",")[0] for line in Path("rough/training.csv").read_text().splitlines()[1:]]
+    assert logged == [str(step) for step in range(300)]
 
 
 @pytest.mark.parametrize("text", ["abc", "-1", "nan"])
@@ -119,6 +121,28 @@ def test_time_between_saves_is_a_number(monkeypatch: pytest.MonkeyPatch, text: s
     monkeypatch.setenv("FDM_CHECKPOINT_SECONDS", text)
     with pytest.raises(UserError, match=f"FDM_CHECKPOINT_SECONDS={text}: must be a number of seconds"):
         checkpoint_seconds()
+
+
+@pytest.mark.parametrize(
+    ("asked", "cost", "saved"),
+    [(5.0, 0.01, list(range(10, 100, 10))), (5.0, 2.0, [10, 50, 90]), (0.0, 2.0, list(range(10, 100, 10)))],
+)
+def test_saves_that_take_long_are_far_apart(
+    monkeypatch: pytest.MonkeyPatch, asked: float, cost: float, saved: list[int]
+) -> None:
+    """At least 20 times as far as one takes; of steps that take a second each, one in ten may save."""
+    now, found = [0.0], []
+
+    def spend(seconds: float) -> None:
+        now[0] += seconds
+
+    def save(step: int) -> None:
+        found.append(step)
+        spend(cost)
+
+    monkeypatch.setattr(steps, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    steps.run_steps("saving", range(100), 1, lambda _: spend(1.0), lambda: "", save, asked)
+    assert found == saved
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
