@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import signal
@@ -27,6 +28,7 @@ from fdm.sampling.solvers import build_solver
 from fdm.store import checkpoint_seconds
 from fdm.tensors import load_tensors, save_tensors
 from fdm.training import steps
+from fdm.training.log import Log, Row
 from fdm.training.loop import Trainer, train
 from fdm.training.steps import learning_rate, limit_gradients
 
@@ -251,3 +253,29 @@ def test_damaged_checkpoints_are_named(tmp_path: Path) -> None:
         load_tensors(path, "me")
     with pytest.raises(UserError, match="no such checkpoint"):
         load_tensors(tmp_path / "none", "me")
+
+
+def test_the_log_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> None:
+    """File and digest are those of one log, and the digest that of the file."""
+    rows = [Row(k, 64 * k, k % 2, 0.1 + k / 3, 1e-3 / (k + 1), 10.0**k, 0.5 * k) for k in range(6)]
+    whole, parted = tmp_path / "whole" / "training.csv", tmp_path / "parted" / "training.csv"
+    for path in (whole, parted):
+        path.parent.mkdir()
+    log = Log(Row, whole, 0)
+    for row in rows:
+        log.add([row])
+    log.write()
+    text = whole.read_bytes()
+    assert text.splitlines()[:2] == [b"step,images,stage,loss,lr,grad_norm,seconds", b"0,0,0,0.1,0.001,1,0"]
+    first = Log(Row, parted, 0)
+    first.add(rows[:4])
+    first.write()
+    kept = first.digest()
+    first.add(rows[4:5])  # lost with the process
+    second = Log(Row, parted, 4, kept)
+    second.add(rows[4:])
+    second.write()
+    assert second.digest() == log.digest() == hashlib.sha256(text).hexdigest()
+    assert parted.read_bytes() == text
+    for one in (log, first, second):
+        one.close()
