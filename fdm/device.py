@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import resource
 import time
@@ -18,13 +19,25 @@ def choose(name: str) -> torch.device:
     Raises:
         UserError: there is no such device.
     """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name not in ("cpu", "cuda"):
+    if name not in ("auto", "cpu", "cuda"):
         raise UserError(f"--device {name}: must be auto, cpu or cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch finds no GPU here; use cpu or auto")
-    return torch.device(name)
+    if name == "cpu" or not torch.cuda.is_available():
+        if name == "cuda":
+            raise UserError("--device cuda: torch finds no GPU here; use cpu or auto")
+        return torch.device("cpu")
+    _prepare_cuda()
+    return torch.device("cuda")
+
+
+def _prepare_cuda() -> None:
+    """Have a GPU give the same bits whenever a run is repeated or resumed, and compute in the precision that it is asked for."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by cuBLAS when it starts
+    # Not with warn_only, under which the backward passes of attention stay as they are, each run with other bits.
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    # TensorFloat-32, cuDNN's default, would make what float32 means depend on the GPU's generation.
+    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
 
 
 def device_name(device: torch.device) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -30,3 +30,8 @@ def native_bf16(device: torch.device) -> bool:
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
     """The context of a network's call."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """The context of what autocast would compute in float32 on a GPU, and leaves in bfloat16 on a CPU."""
+    return torch.autocast("cuda", enabled=False) if device.type == "cuda" else nullcontext()

@@ -17,7 +17,7 @@ from fdm import operators
 from fdm.errors import UserError
 from fdm.evaluation.oracle import calibration_images, image_covariance, relative_error, sample_covariance
 from fdm.evaluation.verify import choose, verify_methods
-from fdm.processes import Move, Prediction, build_process
+from fdm.processes import Move, Prediction, base, build_process
 from fdm.processes import blur_diffusion as blur_diffusion_module
 from fdm.processes import blurring as blurring_module
 from fdm.processes import ihdm as ihdm_module
@@ -392,6 +392,14 @@ def test_heat_dissipation_starts_from_the_law_of_the_data() -> None:
     torch.testing.assert_close(root.mT @ root, wanted, rtol=0, atol=1e-3)
     with pytest.raises(ValueError, match="calibrate on data"):
         ihdm().prior(torch.zeros(1, 1, 8, 8))
+
+
+def test_ihdm_is_calibrated_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, process = images(7, 1, 8), ihdm(steps=10)
+    whole = process.calibrate(x)
+    monkeypatch.setattr(base, "BLOCK_BYTES", 2 * 8 * 8 * 8)  # of two images; the last block has one
+    for key, value in process.calibrate(x).items():
+        torch.testing.assert_close(torch.tensor(value), torch.tensor(whole[key]), rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fdm.config import Spacing
 from fdm.experiment import load_methods
-from fdm.processes import Jump, Move, Prediction, Process, build_process
+from fdm.processes import Jump, Move, Prediction, Process, base, build_process
 from fdm.processes.staged import Config as StagedConfig
 from fdm.processes.staged import Staged
 
@@ -178,6 +178,20 @@ def test_uncalibrated_levels_are_refused() -> None:
     process = build_process(config, 1, 8)
     with pytest.raises(ValueError, match="calibrate"):
         process.level(torch.tensor(0.9), 1)
+
+
+def test_power_ratios_are_measured_block_by_block_where_they_are_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = [{"kind": "resize", "operator": operator} for operator in ("box", "bilinear", "box")]
+    process = build_process(StagedConfig.model_validate({"process": "staged", "transforms": raw}), 1, 16)
+    assert isinstance(process, Staged)
+    x = images(7, 1, 16)
+    whole = process.calibrate(x)["power_ratios"]
+    coarse = process.signals(x)[2]
+    assert whole[::2] == [1.0, 1.0]
+    assert whole[1] == float(process.transforms[1].backward(coarse).square().mean() / coarse.square().mean())
+    monkeypatch.setattr(base, "BLOCK_BYTES", 2 * 8 * 16 * 16)  # of two images; the last block has one
+    monkeypatch.setattr(process.transforms[2], "forward", None)  # known, so that nobody asks
+    assert process.calibrate(x)["power_ratios"] == pytest.approx(whole, rel=1e-12)
 
 
 @given(processes, st.data())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import signal
@@ -10,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,6 +27,8 @@ from fdm.sampling.sampler import draw, network_denoiser
 from fdm.sampling.solvers import build_solver
 from fdm.store import checkpoint_seconds
 from fdm.tensors import load_tensors, save_tensors
+from fdm.training import steps
+from fdm.training.log import Log, Row
 from fdm.training.loop import Trainer, train
 from fdm.training.steps import learning_rate, limit_gradients
 
@@ -110,8 +114,8 @@ def test_killed_at_any_moment_ends_in_the_same_weights(smoke: Path, fdm: Command
     assert last.returncode == 0, last.stderr
     calm, rough = load_file("calm/model.safetensors"), load_file("rough/model.safetensors")
     assert calm.keys() == rough.keys() and all(torch.equal(calm[key], rough[key]) for key in calm)
-    steps = [line.split(",")[0] for line in Path("rough/training.csv").read_text().splitlines()[1:]]
-    assert steps == [str(step) for step in range(300)]
+    logged = [line.split(",")[0] for line in Path("rough/training.csv").read_text().splitlines()[1:]]
+    assert logged == [str(step) for step in range(300)]
 
 
 @pytest.mark.parametrize("text", ["abc", "-1", "nan"])
@@ -119,6 +123,28 @@ def test_time_between_saves_is_a_number(monkeypatch: pytest.MonkeyPatch, text: s
     monkeypatch.setenv("FDM_CHECKPOINT_SECONDS", text)
     with pytest.raises(UserError, match=f"FDM_CHECKPOINT_SECONDS={text}: must be a number of seconds"):
         checkpoint_seconds()
+
+
+@pytest.mark.parametrize(
+    ("asked", "cost", "saved"),
+    [(5.0, 0.01, list(range(10, 100, 10))), (5.0, 2.0, [10, 50, 90]), (0.0, 2.0, list(range(10, 100, 10)))],
+)
+def test_saves_that_take_long_are_far_apart(
+    monkeypatch: pytest.MonkeyPatch, asked: float, cost: float, saved: list[int]
+) -> None:
+    """At least 20 times as far as one takes; of steps that take a second each, one in ten may save."""
+    now, found = [0.0], []
+
+    def spend(seconds: float) -> None:
+        now[0] += seconds
+
+    def save(step: int) -> None:
+        found.append(step)
+        spend(cost)
+
+    monkeypatch.setattr(steps, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    steps.run_steps("saving", range(100), 1, lambda _: spend(1.0), lambda: "", save, asked)
+    assert found == saved
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
@@ -227,3 +253,29 @@ def test_damaged_checkpoints_are_named(tmp_path: Path) -> None:
         load_tensors(path, "me")
     with pytest.raises(UserError, match="no such checkpoint"):
         load_tensors(tmp_path / "none", "me")
+
+
+def test_the_log_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> None:
+    """File and digest are those of one log, and the digest that of the file."""
+    rows = [Row(k, 64 * k, k % 2, 0.1 + k / 3, 1e-3 / (k + 1), 10.0**k, 0.5 * k) for k in range(6)]
+    whole, parted = tmp_path / "whole" / "training.csv", tmp_path / "parted" / "training.csv"
+    for path in (whole, parted):
+        path.parent.mkdir()
+    log = Log(Row, whole, 0)
+    for row in rows:
+        log.add([row])
+    log.write()
+    text = whole.read_bytes()
+    assert text.splitlines()[:2] == [b"step,images,stage,loss,lr,grad_norm,seconds", b"0,0,0,0.1,0.001,1,0"]
+    first = Log(Row, parted, 0)
+    first.add(rows[:4])
+    first.write()
+    kept = first.digest()
+    first.add(rows[4:5])  # lost with the process
+    second = Log(Row, parted, 4, kept)
+    second.add(rows[4:])
+    second.write()
+    assert second.digest() == log.digest() == hashlib.sha256(text).hexdigest()
+    assert parted.read_bytes() == text
+    for one in (log, first, second):
+        one.close()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, scaled_dot_product_attention, silu
 
 from fdm.networks.normalisation import group_norm
+from fdm.precision import without_autocast
 
 Features = Float[Tensor, "b c h w"]
 Embedding = Float[Tensor, "b e"]
@@ -87,4 +88,6 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(inputs, outputs, 3, padding=1)
 
     def forward(self, x: Features) -> Features:
-        return self.conv(interpolate(x, scale_factor=2.0, mode="nearest"))
+        with without_autocast(x.device):
+            x = interpolate(x, scale_factor=2.0, mode="nearest")
+        return self.conv(x)

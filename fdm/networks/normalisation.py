@@ -1,4 +1,4 @@
-"""Group normalisation whose backward pass does not hold bfloat16 up on a CPU."""
+"""Group normalisation that stays in bfloat16 on a GPU, and whose backward pass does not hold bfloat16 up on a CPU."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fdm.precision import without_autocast
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -18,10 +21,14 @@ def group_norm(channels: int) -> nn.GroupNorm:
 class GroupNorm(nn.GroupNorm):
     """``torch.nn.GroupNorm``; in bfloat16 on a CPU with its own backward pass for channels-last features.
 
-    torch's takes 3 to 5 times as long there, which made it a fifth of a training step (docs/performance.md).
+    torch's takes 3 to 5 times as long there, which made it a fifth of a training step (docs/performance.md). On a GPU, autocast would
+    return float32 and so have all in float32 that comes before the next convolution; sums are in float32 there all the same.
     """
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        if x.dtype == torch.bfloat16 and x.device.type == "cuda":
+            with without_autocast(x.device):
+                return F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
         slow = x.dtype == torch.bfloat16 and x.device.type == "cpu" and torch.is_grad_enabled()
         if not (slow and x.is_contiguous(memory_format=torch.channels_last)):
             return super().forward(x)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,6 +28,10 @@ from fdm.transforms import Codec
 Images = Float[Tensor, "b c h w"]
 Times = Float[Tensor, " b"]
 Target = Literal["v", "eps", "x"]
+
+
+BLOCK_BYTES = 1 << 29
+"""Of the images, in float64, that ``blocks`` puts together: all that processes are calibrated on, up to 64x64 pixels in colour."""
 
 
 @dataclass(frozen=True)
@@ -360,6 +364,12 @@ def allot(lengths: Sequence[float], steps: int) -> list[int]:
 def per_image(values: Tensor, like: Images) -> Tensor:
     """float64 (B,) -> (B, 1, 1, 1) in the dtype and on the device of ``like``."""
     return values.to(device=like.device, dtype=like.dtype).reshape(-1, 1, 1, 1)
+
+
+def blocks(images: Images) -> Iterator[Images]:
+    """The images in float64, so many at a time that memory lasts."""
+    for block in images.split(max(1, BLOCK_BYTES // (8 * images[0].numel()))):
+        yield block.to(torch.float64)
 
 
 def network_target(target: Target, signal: Images, eps: Images, alpha: Tensor, sigma: Tensor) -> Images:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from fdm import operators
 from fdm.config import Frozen, PositiveFloat, Spacing
-from fdm.processes.base import Event, Example, Images, Move, Prediction, Process, Stage, Times
+from fdm.processes.base import Event, Example, Images, Move, Prediction, Process, Stage, Times, blocks
 
 
 class Config(Frozen):
@@ -95,8 +95,9 @@ class InverseHeat(Process):
 
     def calibrate(self, images: Images) -> Mapping[str, Any]:
         """Mean and root covariance (noise included) of u_K's lowest frequencies, all channels together."""
-        blurred = self.blur(images.to(torch.float64), torch.tensor(self.config.steps))
-        found = self.basis.adjoint(blurred)[:, :, self._kept.to(images.device)].flatten(1).cpu()
+        last = torch.tensor(self.config.steps)
+        low = [self.basis.adjoint(self.blur(x, last))[:, :, self._kept.to(x.device)].flatten(1) for x in blocks(images)]
+        found = torch.cat(low).cpu()
         mean = found.mean(0)
         covariance = (found - mean).mT @ (found - mean) / len(found)
         noise = self.config.sigma**2 * torch.eye(len(mean), dtype=torch.float64)

@@ -23,6 +23,7 @@ from fdm.processes.base import (
     Stage,
     Target,
     Times,
+    blocks,
     network_target,
     per_image,
     signal_from_output,
@@ -133,13 +134,19 @@ class Staged(Process):
         return up is not None and self.snr_ratio(stage) * (1 + 1e-9) >= up.norm_squared
 
     def calibrate(self, images: Images) -> Mapping[str, Any]:
-        """gamma_k = P(g f x^{k-1}) / P(f x^{k-1}), P the mean square per element over ``images``."""
-        ratios = []
-        x = images.to(torch.float64)
-        for transform in self.transforms:
-            coarse = transform.forward(x)
-            ratios.append(float(transform.backward(coarse).square().mean() / coarse.square().mean()))
-            x = coarse
+        """gamma_k = P(g f x^{k-1}) / P(f x^{k-1}), P the mean square per element over ``images``; known ones are not measured."""
+        ratios = [transform.power_ratio for transform in self.transforms]
+        unknown = [k for k, ratio in enumerate(ratios) if ratio is None]
+        powers = torch.zeros(len(self.transforms), 2, dtype=torch.float64)
+        for block in blocks(images) if unknown else ():
+            x = block
+            for k, transform in enumerate(self.transforms[: unknown[-1] + 1]):
+                x = transform.forward(x)
+                if k in unknown:
+                    power = torch.stack([transform.backward(x).square().mean(), x.square().mean()])
+                    powers[k] += power.cpu() * (len(block) / len(images))
+        for k in unknown:
+            ratios[k] = float(powers[k, 0] / powers[k, 1])
         return {"power_ratios": ratios}
 
     def pretraining(self) -> Pretraining | None:

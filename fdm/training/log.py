@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import csv
 import hashlib
-import io
 import os
 import platform
 import time
 from collections.abc import Iterator
-from dataclasses import Field, asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -67,9 +66,13 @@ class Log(Generic[RowT]):
     def __init__(self, row: type[RowT], path: Path, start: int, digest: str = "") -> None:
         self.row, self.path = row, path
         self.rows: list[RowT] = []
+        self._types = {field.name: {"int": int, "float": float}[str(field.type)] for field in fields(row)}  # type: ignore[arg-type]
+        self._lines: list[str] = []
+        self._hash = hashlib.sha256()
+        self._note(",".join(self._types) + "\n")
         if start:
             with contextlib.suppress(OSError, ValueError, TypeError, KeyError, csv.Error):
-                self.rows = [row for row in self._read() if row.step < start]
+                self._append([row for row in self._read() if row.step < start])
             if self.digest() != digest:
                 raise UserError(
                     f"{path}: missing or damaged, and the run cannot go on without it; delete state.safetensors beside it "
@@ -79,35 +82,34 @@ class Log(Generic[RowT]):
 
     def _read(self) -> list[RowT]:
         with self.path.open(newline="") as file:
-            types = {field.name: {"int": int, "float": float}[str(field.type)] for field in self._fields()}
-            return [self.row(**{key: types[key](value) for key, value in row.items()}) for row in csv.DictReader(file)]
+            return [
+                self.row(**{key: self._types[key](value) for key, value in row.items()}) for row in csv.DictReader(file)
+            ]
 
-    def _fields(self) -> tuple[Field[object], ...]:
-        return fields(self.row)  # type: ignore[arg-type]
+    def _append(self, rows: list[RowT]) -> None:
+        self.rows += rows
+        for row in rows:
+            values = [getattr(row, name) for name in self._types]
+            self._note(",".join(f"{v:.6g}" if isinstance(v, float) else str(v) for v in values) + "\n")
+
+    def _note(self, line: str) -> None:
+        self._lines.append(line)
+        self._hash.update(line.encode())
 
     def add(self, rows: list[RowT]) -> None:
         """Append steps."""
-        self.rows += rows
+        self._append(rows)
         for row in rows:
             for name, value in row.scalars().items():
                 self._board.add(name, value, row.step)
 
     def digest(self) -> str:
         """SHA-256 of all rows."""
-        return hashlib.sha256(self._text().encode()).hexdigest()
-
-    def _text(self) -> str:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, [field.name for field in self._fields()], lineterminator="\n")
-        writer.writeheader()
-        for row in self.rows:
-            values = asdict(row)  # type: ignore[call-overload]
-            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in values.items()})
-        return text.getvalue()
+        return self._hash.hexdigest()
 
     def write(self) -> None:
         """Bring the file up to date."""
-        write_atomic(self.path, lambda part: part.write_text(self._text()))
+        write_atomic(self.path, lambda part: part.write_text("".join(self._lines)))
 
     def close(self) -> None:
         """Release TensorBoard's file."""

@@ -234,7 +234,7 @@ def train(
     images = in_memory(data, ranks.count > 1)
     channels, resolution, flip = experiment.dataset.channels, experiment.dataset.resolution, experiment.dataset.flip
     plain = build_process(experiment.method, channels, resolution, codec=codec)
-    calibration = fabric.broadcast(plain.calibrate(to_float(images[:CALIBRATION_IMAGES])))
+    calibration = fabric.broadcast(plain.calibrate(to_float(images[:CALIBRATION_IMAGES])) if ranks.zero else {})
     images = near(images, fabric.device)
     labels = None if labels is None else labels.to(fabric.device)
     title = f"train {experiment.name} seed {seed}"

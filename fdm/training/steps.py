@@ -21,6 +21,8 @@ if TYPE_CHECKING:  # Lightning's import time
 
 FLUSH_STEPS = 10
 """Losses are read from the device once per so many steps: each reading waits for it."""
+APART = 20
+"""Saves are apart by at least so many times as long as one takes, so that those of a large network cost 5 % of the time."""
 
 
 def run_steps(
@@ -40,20 +42,20 @@ def run_steps(
         step: takes one step.
         flush: reads and logs what the steps since the last call left on the device; returns a note for the progress.
         save: writes the state, given the number of steps taken.
-        checkpoint_seconds: time between saves.
+        checkpoint_seconds: time between saves, which is longer where a save takes long; 0 saves after every flush.
         ranks: the processes that take these steps together; they stop and save at the same step, and only rank zero shows progress.
 
     Raises:
         Interrupted: SIGTERM, SIGINT or SIGUSR1 arrived; the state is saved.
     """
-    saved, pending = time.monotonic(), 0
+    saved, interval, pending = time.monotonic(), checkpoint_seconds, 0
     shown = ranks is None or ranks.zero
     with stop_signals() as asked, Progress(title, steps.stop * batch, "img", steps.start * batch, shown) as bar:
         for number in steps:
             step(number)
             pending += 1
             done, last = number + 1, number + 1 == steps.stop
-            wishes = [asked[0] if asked else 0, int(time.monotonic() - saved >= checkpoint_seconds)]
+            wishes = [asked[0] if asked else 0, int(time.monotonic() - saved >= interval)]
             stop, due = ranks.highest(*wishes) if ranks else wishes
             if pending < FLUSH_STEPS and not last and not stop:
                 continue
@@ -69,8 +71,11 @@ def run_steps(
             bar.advance(pending * batch, note)
             pending = 0
             if due and not last:
+                began = time.monotonic()
                 save(done)
                 saved = time.monotonic()
+                if checkpoint_seconds:
+                    interval = max(checkpoint_seconds, APART * (saved - began))
 
 
 def learning_rate(config: TrainingConfig | AutoencoderConfig, step: int) -> float:

@@ -1,0 +1,83 @@
+"""What only happens on a GPU, as far as a machine without one can tell."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from fdm.config import NetworkConfig
+from fdm.device import choose
+from fdm.networks.layers import ResidualBlock, Upsample
+from fdm.networks.unet import UNet
+from fdm.processes import Stage
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine whose torch finds a GPU; what ``choose`` sets for it is taken back."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
+    torch.backends.cudnn.allow_tf32 = True
+
+
+@pytest.mark.parametrize("name", ["auto", "cuda"])
+def test_a_gpu_gives_the_same_bits_again(gpu: None, name: str) -> None:
+    assert choose("cpu").type == "cpu" and not torch.are_deterministic_algorithms_enabled()
+    assert choose(name) == torch.device("cuda")
+    assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.is_deterministic_algorithms_warn_only_enabled()  # attention's backward pass would stay as it is
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
+def test_float32_means_float32_on_every_gpu(gpu: None) -> None:
+    choose("cuda")
+    assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
+    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):  # as scores are computed
+        assert torch.get_float32_matmul_precision() == "highest"
+    assert not torch.backends.cudnn.allow_tf32
+
+
+@pytest.fixture
+def autocast() -> Iterator[None]:
+    """bfloat16 autocast of a GPU; ``torch.autocast`` itself turns itself off where there is none."""
+    try:
+        with FakeTensorMode():
+            torch.zeros(1, device="cuda")
+    except (RuntimeError, AssertionError) as error:
+        pytest.skip(f"this build of torch has no GPU's tensors, even without values: {error}")
+    before = torch.get_autocast_dtype("cuda")
+    torch.set_autocast_dtype("cuda", torch.bfloat16)
+    torch.set_autocast_enabled("cuda", True)
+    yield
+    torch.set_autocast_enabled("cuda", False)
+    torch.set_autocast_dtype("cuda", before)
+
+
+def test_features_stay_in_bfloat16_on_a_gpu(autocast: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Norms, activations and up-sampling too; of these the backward pass keeps the most. Tensors without values say so."""
+    config = NetworkConfig(channels=8, mult=(1, 2, 2), blocks=1, attention=(), head_channels=8)
+    found: dict[torch.dtype, list[str]] = {}
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        assert output.device.type == "cuda"
+        for value in (inputs[0], output):
+            found.setdefault(value.dtype, []).append(type(module).__name__)
+
+    monkeypatch.setattr(UNet, "to", lambda self, **_: self)  # tensors without values cannot change their layout
+    with FakeTensorMode(), torch.device("cuda"):
+        network = UNet(config, 8, (Stage(0, 0.0, 1.0, (1, 8, 8), 1, 8),))
+        for module in network.modules():
+            if isinstance(module, (nn.GroupNorm, nn.Conv2d, ResidualBlock, Upsample)):
+                module.register_forward_hook(note)
+        network(torch.zeros(2, 1, 8, 8), torch.zeros(2), 0)
+    assert found.pop(torch.float32) == ["Conv2d"]  # what comes in
+    assert list(found) == [torch.bfloat16] and {"GroupNorm", "ResidualBlock", "Upsample"} <= set(found[torch.bfloat16])
