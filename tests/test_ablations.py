@@ -235,6 +235,16 @@ def test_a_copied_seed_is_not_a_second_one(place: Path) -> None:
         found(results)
 
 
+def test_a_published_ratio_is_told_beside_the_verdict() -> None:
+    for half, published, words in (
+        (0.1, 0.55, "bound 1, published 0.55, inside the interval"),
+        (0.1, 0.85, "bound 1, published 0.85, outside the interval"),
+        (None, 0.85, "bound 1, published 0.85"),
+        (0.1, None, "bound 1"),
+    ):
+        assert str(Evidence("quality", "FID", Estimate(0.5, half, 3), 5000, 1.0, published)).endswith(words)
+
+
 @pytest.mark.parametrize(
     "evidence",
     [

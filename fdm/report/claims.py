@@ -48,10 +48,11 @@ class Paper(Frozen):
 
 
 class Test(Frozen):
-    """The ratio of a measure (less is better) lies below a bound."""
+    """The ratio of a measure (less is better) lies below a bound; ``ratio`` is the one that the paper has, if it has one."""
 
     measure: Measure
     below: Annotated[float, Field(gt=0)]
+    ratio: Annotated[float, Field(gt=0)] | None = None
 
 
 class Claim(Frozen):
@@ -61,6 +62,7 @@ class Claim(Frozen):
     claim: str
     source: str
     published: str = ""
+    defined: str = Field("", description="when the comparison was defined, if that was after results were known")
     of: tuple[str, ...] = ()
     against: tuple[str, ...] = ()
     tests: tuple[Test, ...] = ()
@@ -91,13 +93,17 @@ class Claims(Frozen):
 
 @dataclass(frozen=True)
 class Evidence:
-    """One test: the paired ratio with its interval, how many seeds and samples made it, and the bound; ``title`` names the measure."""
+    """One test: the paired ratio with its interval, how many seeds and samples made it, the bound, and the published ratio, if any.
+
+    ``title`` names the measure.
+    """
 
     measure: Measure
     title: str
     ratio: Estimate
     samples: int
     below: float
+    published: float | None = None
 
     @property
     def sufficient(self) -> bool:
@@ -117,7 +123,12 @@ class Evidence:
 
     def __str__(self) -> str:
         spread = "" if self.ratio.half is None else f" [{self.ratio.low:.3g}, {self.ratio.high:.3g}]"
-        return f"{self.title}: ratio {self.ratio.mean:.3g}{spread}, bound {self.below:g}"
+        text = f"{self.title}: ratio {self.ratio.mean:.3g}{spread}, bound {self.below:g}"
+        if self.published is None:
+            return text
+        inside = self.ratio.half is not None and self.ratio.low <= self.published <= self.ratio.high
+        where = "" if self.ratio.half is None else ", inside the interval" if inside else ", outside the interval"
+        return f"{text}, published {self.published:.3g}{where}"
 
 
 @dataclass(frozen=True)
@@ -224,7 +235,7 @@ def claims_table(claims: Claims, results: Results) -> Table:
         samples = min((item.samples for item in verdict.evidence), default=0)
         texts = (
             verdict.word,
-            verdict.reason,
+            f"{verdict.reason} Comparison defined {claim.defined}." if claim.defined else verdict.reason,
             "; ".join(map(str, verdict.evidence)),
             f"{pair[0].title} / {pair[1].title}" if pair else "",
             str(seeds or ""),
@@ -249,8 +260,8 @@ def claims_table(claims: Claims, results: Results) -> Table:
     return Table(
         "claims",
         "Claims of the papers",
-        "A claim is reproduced if the whole 95 % interval of the ratio, paired over seeds, lies below the bound, which is the paper's "
-        "where the claim has a number and else ours; FLOPs of a sample are counted and need no interval. Not reproduced: the whole interval "
+        "A claim is reproduced if the whole 95 % interval of the ratio, paired over seeds, lies below the bound. A bound of 1 is a claim's "
+        "direction; a ratio that the paper published is compared with the interval beside it. Other bounds are ours. FLOPs of a sample are counted and need no interval. Not reproduced: the whole interval "
         "lies above it. Undecided: the interval holds the bound, or the claim rests on a measured time, which is shown but not judged, as "
         "no record says what else ran on the machine. Not testable: this suite lacks the images, the comparison, the seeds, the samples "
         "or times of one device. A verdict holds for the scale in its row, not for the paper's. Claims that something here was measured "
@@ -279,7 +290,7 @@ def _evidence(test: Test, ours: Method, theirs: Method) -> Evidence | None:
     found = ratio(ours, theirs, VALUES[test.measure][1])
     samples = min(run.metrics.samples for run in (*ours.runs, *theirs.runs))
     title = quality_name(ours.runs[0]) if test.measure == "quality" else VALUES[test.measure][0]
-    return Evidence(test.measure, title, found, samples, test.below) if found else None
+    return Evidence(test.measure, title, found, samples, test.below, test.ratio) if found else None
 
 
 def _lack(item: Evidence) -> str:
