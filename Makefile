@@ -30,7 +30,7 @@ $(STAMP): requirements.lock
 	done; \
 	if [ "$$python" = none ]; then \
 	    echo "error: needs Python 3.11 or 3.12 with its venv module; python3 is $$(python3 --version 2>&1 || true)" >&2; exit 1; fi; \
-	echo "Setting up .venv with $$("$$python" --version): about 5.5 GB on disk, 2 to 10 minutes, mostly PyTorch"; \
+	echo "Setting up .venv with $$("$$python" --version): about 7 GB on disk, 2 to 10 minutes, mostly PyTorch"; \
 	[ -x $(VENV)/bin/pip ] || "$$python" -m venv $(VENV)
 	@$(PIP) --require-hashes -r requirements.lock 2>&1 | tee $(VENV)/pip.log | awk ' \
 	    /Downloading .*[0-9][0-9](\.[0-9])? [MG]B/ {print "  downloading", $$2, $$3, $$4; fflush()} \
@@ -63,7 +63,7 @@ format: $(STAMP) ## Put code into the house style
 	snakefmt Snakefile workflow
 
 .PHONY: lock
-lock: $(STAMP) ## Resolve requirements.lock anew from pyproject.toml
+lock: $(STAMP) ## Resolve requirements.lock again from pyproject.toml
 	uv pip compile -q --universal --fork-strategy fewest --generate-hashes --python-version 3.11 --no-header --extra dev \
 	    pyproject.toml -o requirements.lock
 
@@ -72,7 +72,7 @@ schema: $(STAMP) ## Write params/schema.json from the configuration models
 	fdm show --schema > params/schema.json
 
 .PHONY: tables
-tables: $(STAMP) ## Make reports of published results, and their tables in README and docs, anew
+tables: $(STAMP) ## Rebuild the published reports, and their tables in README and docs
 	dvc repro --force published/dvc.yaml
 	python workflow/scripts/docs_tables.py
 

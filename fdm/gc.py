@@ -331,5 +331,5 @@ def _identities(path: Path) -> set[str]:
 
 def _unknown(path: Path, what: str) -> UserError:
     return UserError(
-        f"{path}: {what}, so which runs it needs is not known, and nothing is removed; make it anew, or delete {path.parent}"
+        f"{path}: {what}, so which runs it needs is not known, and nothing is removed; make it again, or delete {path.parent}"
     )

@@ -554,7 +554,7 @@ def test_a_clone_without_large_files_passes(
     said = capsys.readouterr().out
     assert "tables/training.csv: changed since it was built" in said
     assert (
-        "tables/training.csv: not what the results give" in said and "`fdm report tiny` makes the report anew" in said
+        "tables/training.csv: not what the results give" in said and "`fdm report tiny` writes the report again" in said
     )
 
 

@@ -56,7 +56,7 @@ def report(
     for line in found:
         print(line)
     if found:
-        raise UserError(f"{to}: {len(found)} differences from {results}; `fdm report {suite}` makes it anew")
+        raise UserError(f"{to}: {len(found)} differences from {results}; `fdm report {suite}` writes it again")
     say(f"report: {to} says what {results} says")
 
 

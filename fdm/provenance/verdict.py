@@ -74,4 +74,4 @@ def _advice(findings: Sequence[Finding]) -> Iterator[str]:
         if "data" in kinds:
             yield f"{suite}: `fdm data NAME --force` prepares the data again; or `dvc checkout`"
         if "report" in kinds:
-            yield f"{suite}: `fdm report {suite}` makes the report anew"
+            yield f"{suite}: `fdm report {suite}` writes the report again"

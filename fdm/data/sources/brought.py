@@ -79,7 +79,7 @@ def lsun(config: DatasetConfig, downloads: Path) -> Source:
 
 def _lmdb(folder: Path) -> tuple[Part, Callable[[], None]]:
     try:
-        import lmdb  # type: ignore[import-not-found]
+        import lmdb
     except ModuleNotFoundError:
         raise UserError("LSUN needs the Python package lmdb: pip install lmdb") from None
     try:
@@ -94,7 +94,7 @@ def _lmdb(folder: Path) -> tuple[Part, Callable[[], None]]:
 
     def load(i: int) -> Any:
         with environment.begin() as transaction:
-            return read_image(io.BytesIO(transaction.get(keys[i])), name(i))
+            return read_image(io.BytesIO(transaction.get(keys[i]) or b""), name(i))
 
     return Part(len(keys), load, name, None), environment.close
 
