@@ -17,6 +17,7 @@ from fdm.config import AutoencoderConfig
 from fdm.data import open_store, to_float
 from fdm.errors import UserError
 from fdm.evaluation.reconstruction import Reconstructions, codebook_scores, psnr, reconstruct
+from fdm.networks import autoencoder
 from fdm.networks.autoencoder import Autoencoder, Codebook
 from fdm.networks.discriminator import Discriminator, adaptive_weight, hinge
 from fdm.networks.perceptual import PerceptualLoss
@@ -172,6 +173,18 @@ def test_codebook_follows_a_plain_reference() -> None:
         for k in range(5):
             codes[k] = sums[k] / ((counts[k] + 1e-5) / (total + 5e-5) * total)
         np.testing.assert_allclose(book.codes.numpy(), codes, atol=1e-5)
+
+
+def test_vectors_are_compared_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    book = Codebook(5, 3, decay=0.9, revive_below=0.0)
+    book.codes.copy_(torch.randn(5, 3, generator=generator))
+    vectors = torch.randn(20, 3, generator=generator)
+    whole = book.nearest(vectors)
+    seen, distances = [], book._distances
+    monkeypatch.setattr(book, "_distances", lambda some: seen.append(len(some)) or distances(some))
+    monkeypatch.setattr(autoencoder, "VECTORS", 7)
+    assert torch.equal(book.nearest(vectors), whole) and seen == [7, 7, 6]
 
 
 def test_the_gradient_passes_the_codebook_unchanged() -> None:

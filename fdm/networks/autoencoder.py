@@ -23,6 +23,8 @@ from fdm.networks.normalisation import group_norm
 Vectors = Float[Tensor, "n c"]
 CHUNK = 256
 """Images per pass of ``encode`` and ``decode``, whatever the caller brings: bounds memory, does not change values."""
+VECTORS = 1 << 16
+"""Vectors that are compared with all codes at a time: 2 GB of distances for 8,192 codes."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ class Codebook(nn.Module):
 
     def nearest(self, vectors: Vectors) -> Int[Tensor, " n"]:
         """Index of the nearest code of each vector."""
-        return self._distances(vectors).argmin(dim=1)
+        return torch.cat([self._distances(some).argmin(dim=1) for some in vectors.split(VECTORS)])
 
     @torch.no_grad()
     def revive(self, vectors: Vectors) -> None:
