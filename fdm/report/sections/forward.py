@@ -51,7 +51,8 @@ def build(canvas: Canvas) -> Section | None:
                 "oracle",
                 "Error of the method itself against evaluations",
                 "The closed-form oracle with each experiment's own solver, on Gaussian images of 8×8 pixels: the best possible network, "
-                "no training and no sampling error. What keeps falling, as 1/N or with multistep2 as 1/N², is exact in the limit; a dotted line is the floor that the "
+                "no training and no sampling error. Squared variances make it an error of the coarsest frequencies above all (`fdm verify --measure frechet` weighs detail as well), "
+                "so read it for limits and orders, not for which method is ahead at a few steps. What keeps falling, as 1/N or with multistep2 as 1/N², is exact in the limit; a dotted line is the floor that the "
                 "largest N point to: what the method loses by its construction, whatever the number of steps. Experiments with equal "
                 "errors are drawn once, those without a floor in grey.",
                 "Relative covariance error against the number of evaluations, one line per method, with floors",
