@@ -17,6 +17,7 @@ PLUMBING = frozenset(
         "errors",
         "experiment",
         "launch",
+        "picture",
         "plain",
         "progress",
         "records",
@@ -26,7 +27,7 @@ PLUMBING = frozenset(
         "tensors",
     }
 )
-"""Modules that carry results but do not shape them: what they read and check is in the identity by value."""
+"""Modules that carry or show results but do not shape them: what they read and check is in the identity by value."""
 
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
