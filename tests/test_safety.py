@@ -188,7 +188,7 @@ REACH_OUT = {
     "fdm/data/sources/cifar.py",  # torchvision's download, through it
     "fdm/data/sources/idx.py",
     "fdm/evaluation/weights.py",
-    "fdm/evaluation/lpips.py",
+    "fdm/evaluation/fetch.py",
     "workflow/scripts/offline_plots.py",
     "workflow/scripts/audit.py",  # fetches advisories, no files
     "fdm/launch.py",  # looks for a free port of this machine
