@@ -53,6 +53,11 @@ def device_name(device: torch.device) -> str:
         return platform.processor() or platform.machine()
 
 
+def to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """``values`` on ``device``; from pinned memory, so that a GPU goes on computing meanwhile."""
+    return values if values.device == device else values.pin_memory().to(device, non_blocking=True)
+
+
 def reset_peak_memory(device: torch.device | str) -> None:
     """Begin to count anew on a GPU; a process cannot."""
     if torch.device(device).type == "cuda":

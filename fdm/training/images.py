@@ -26,8 +26,3 @@ def near(images: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and images.nbytes < RESIDENT * torch.cuda.mem_get_info(device)[0]:
         return images.to(device)
     return images
-
-
-def to_device(values: Tensor, device: torch.device) -> Tensor:
-    """``values`` on ``device``; from pinned memory, so that a GPU goes on computing meanwhile."""
-    return values if values.device == device else values.pin_memory().to(device, non_blocking=True)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from fdm.config import Precision, TrainingConfig
 from fdm.data import Split, to_float
+from fdm.device import to_device
 from fdm.errors import UserError
 from fdm.experiment import Experiment
 from fdm.networks.build import build_network
@@ -32,7 +33,7 @@ from fdm.processes import Example, Process, build_process
 from fdm.rng import Purpose, derived_seed, step_generator, training_order
 from fdm.tensors import below, fill, load_tensors, save_tensors
 from fdm.training.checkpoint import optimizer_tensors, restore_optimizer, resume_point, resumed_precision
-from fdm.training.images import in_memory, near, to_device
+from fdm.training.images import in_memory, near
 from fdm.training.labels import training_labels
 from fdm.training.latents import KnownLatents, worth_knowing
 from fdm.training.log import Log, Row
