@@ -55,7 +55,9 @@ def device_name(device: torch.device) -> str:
 
 def to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
     """``values`` on ``device``; from pinned memory, so that a GPU goes on computing meanwhile."""
-    return values if values.device == device else values.pin_memory().to(device, non_blocking=True)
+    if values.device.type == "cpu" and device.type == "cuda":
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)
 
 
 class Constant:
