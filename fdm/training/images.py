@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fdm.data import Split
+from fdm.device import to_device
 
 RESIDENT = 0.25
 """Share of a GPU's free memory that training data may take."""
@@ -19,6 +20,12 @@ def in_memory(data: Split, shared: bool) -> Tensor:
         return torch.from_numpy(np.array(mapped))
     # Pages of the file that nobody writes to stay shared.
     return torch.from_numpy(np.memmap(str(mapped.filename), mapped.dtype, "c", mapped.offset, mapped.shape))
+
+
+def pick(images: Tensor, order: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Indices ``order`` on ``device``, and the images there that they name, wherever those are."""
+    rows = to_device(order, device)
+    return rows, to_device(images[order if images.device.type == "cpu" else rows], device)
 
 
 def near(images: Tensor, device: torch.device) -> Tensor:
