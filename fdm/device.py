@@ -53,6 +53,26 @@ def device_name(device: torch.device) -> str:
         return platform.processor() or platform.machine()
 
 
+def to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """``values`` on ``device``; from pinned memory, so that a GPU goes on computing meanwhile."""
+    if values.device.type == "cpu" and device.type == "cuda":
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)
+
+
+class Constant:
+    """A tensor that goes to a device once, however often it is needed there."""
+
+    def __init__(self, value: torch.Tensor) -> None:
+        self._value, self._copies = value, {value.device: value}
+
+    def on(self, device: torch.device) -> torch.Tensor:
+        """The copy there."""
+        if device not in self._copies:
+            self._copies[device] = self._value.to(device)
+        return self._copies[device]
+
+
 def reset_peak_memory(device: torch.device | str) -> None:
     """Begin to count anew on a GPU; a process cannot."""
     if torch.device(device).type == "cuda":

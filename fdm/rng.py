@@ -7,12 +7,18 @@ Training draws are a function of (seed, step), so resuming needs no generator st
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from enum import IntEnum
 from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from fdm.device import to_device
+
+MANY = 1 << 16
+"""Values of noise that are worth threads: a few milliseconds of one."""
 
 
 class Purpose(IntEnum):
@@ -38,7 +44,7 @@ def sample_noise(
 
     Each row is one Philox-4x64 stream with key (seed, purpose) and counter (0, 0, event, sample): the low half of the
     counter counts draws, the high half names the stream, so two streams cannot meet. Made on the CPU in float64, so that
-    it is the same on every device.
+    it is the same on every device; by as many threads as torch has, which leave the bits as they are.
 
     Args:
         seed: non-negative, below 2**64.
@@ -46,10 +52,19 @@ def sample_noise(
         event: index of the sampler event (0 is the prior).
     """
     rows = np.empty((len(samples), *shape))
-    for row, sample in zip(rows, samples, strict=True):
-        bits = np.random.Philox(key=[seed, Purpose.SAMPLE], counter=[0, 0, event, sample])  # type: ignore[arg-type]
-        np.random.Generator(bits).standard_normal(out=row)
-    return torch.from_numpy(rows).to(device=device, dtype=dtype)
+
+    def fill(part: slice) -> None:
+        for row, sample in zip(rows[part], samples[part], strict=True):
+            bits = np.random.Philox(key=[seed, Purpose.SAMPLE], counter=[0, 0, event, sample])  # type: ignore[arg-type]
+            np.random.Generator(bits).standard_normal(out=row)
+
+    threads = torch.get_num_threads() if rows.size >= MANY else 1
+    if threads == 1:
+        fill(slice(None))
+    else:  # NumPy lets go of Python's lock meanwhile
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(fill, (slice(first, None, threads) for first in range(threads))))
+    return to_device(torch.from_numpy(rows).to(dtype), torch.device(device))
 
 
 def derived_seed(seed: int, purpose: Purpose, index: int = 0, *further: int) -> int:

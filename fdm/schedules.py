@@ -14,6 +14,7 @@ from pydantic import model_validator
 from torch import Tensor
 
 from fdm.config import Frozen, PositiveFloat
+from fdm.device import Constant
 
 Times = Float[Tensor, "*b"]
 
@@ -100,6 +101,7 @@ class LinearBeta(Schedule):
         betas = np.linspace(1e-4, 0.02, self.STEPS)
         self._log_alpha2 = np.concatenate([[0.0], np.cumsum(np.log1p(-betas))])
         self._grid = np.arange(self.STEPS + 1) / self.STEPS
+        self._table = Constant(torch.from_numpy(self._log_alpha2))
         self._first = float(self._raw_time(np.array(config.lambda_max)))
 
     def _raw_time(self, log_snr: np.ndarray) -> np.ndarray:
@@ -107,10 +109,20 @@ class LinearBeta(Schedule):
         return np.interp(-log_alpha2, -self._log_alpha2, self._grid)
 
     def _log_snr(self, t: Times) -> Times:
-        n = t.detach().cpu().numpy().clip(self._first, 1.0)
+        if t.device.type != "cpu":
+            return self._at_once(t)
+        n = t.detach().numpy().clip(self._first, 1.0)
         log_alpha2 = np.interp(n, self._grid, self._log_alpha2)
         value = log_alpha2 - np.log(-np.expm1(log_alpha2))
-        return torch.as_tensor(value, dtype=torch.float64).to(t.device)
+        return torch.as_tensor(value, dtype=torch.float64)
+
+    def _at_once(self, t: Times) -> Times:
+        """The same on the device of ``t``, which need not wait for the CPU."""
+        position = t.clamp(self._first, 1.0) * self.STEPS
+        whole = position.floor().clamp_max(self.STEPS - 1).long()
+        table = self._table.on(t.device)
+        log_alpha2 = table[whole].lerp(table[whole + 1], position - whole)
+        return log_alpha2 - torch.log(-torch.expm1(log_alpha2))
 
     def _time(self, log_snr: Times) -> Times:
         return torch.as_tensor(self._raw_time(log_snr.detach().cpu().numpy()), dtype=torch.float64).to(log_snr.device)

@@ -17,6 +17,16 @@ def test_noise_of_a_sample_does_not_depend_on_its_batch(seed: int, event: int, s
     assert torch.equal(together, alone)
 
 
+def test_threads_draw_the_same_noise() -> None:
+    """Exactly, for more values than are worth them."""
+    alone, threads = sample_noise(3, range(9), 2, (3, 64, 64)), torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        assert torch.equal(sample_noise(3, range(9), 2, (3, 64, 64)), alone)
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_streams_differ_in_every_coordinate() -> None:
     base = sample_noise(0, [0], 0, (64,))
     for other in (sample_noise(1, [0], 0, (64,)), sample_noise(0, [1], 0, (64,)), sample_noise(0, [0], 1, (64,))):

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fdm.schedules import Level, ScheduleConfig, build_schedule
+from fdm.schedules import Level, LinearBeta, ScheduleConfig, build_schedule
 
 configs = st.builds(
     ScheduleConfig,
@@ -67,6 +67,13 @@ def test_linear_beta_is_the_cumulative_product() -> None:
     n = np.array([1, 2, 10, 500, 999, 1000])
     alpha = Level.of(schedule.log_snr(torch.from_numpy(n / 1000))).alpha
     np.testing.assert_allclose(alpha.square().numpy(), product[n - 1], rtol=1e-12)
+
+
+def test_linear_beta_on_a_gpu_is_that_of_the_cpu() -> None:
+    schedule = build_schedule(ScheduleConfig(kind="linear-beta"))
+    assert isinstance(schedule, LinearBeta)
+    t = torch.cat([torch.linspace(0, 1, 4001, dtype=torch.float64), torch.tensor([1e-7, 5e-5, 0.99999])])
+    torch.testing.assert_close(schedule._at_once(t), schedule.log_snr(t), rtol=1e-12, atol=1e-11)
 
 
 def test_limits_must_be_ordered() -> None:

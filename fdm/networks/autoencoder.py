@@ -14,7 +14,7 @@ from typing import cast
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import one_hot, silu
+from torch.nn.functional import silu
 
 from fdm.config import AutoencoderConfig
 from fdm.networks.layers import Downsample, Features, Upsample, zero
@@ -65,7 +65,7 @@ class GaussianBottleneck(nn.Module):
         log_variance = log_variance.clamp(-30, 20)
         latent = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
-        return Code(latent, divergence, divergence.new_tensor(math.nan))
+        return Code(latent, divergence, divergence.new_full((), math.nan))
 
     def clean(self, h: Features) -> Features:
         """The mean."""
@@ -108,7 +108,7 @@ class Codebook(nn.Module):
             self.revive(vectors)
         indices = self.nearest(vectors)
         codes = self._as_latent(indices, h)
-        used = torch.bincount(indices, minlength=len(self.codes)).to(h.dtype) / len(indices)
+        used = self._per_code(indices, vectors.new_ones(len(vectors))) / len(indices)
         perplexity = (-torch.xlogy(used, used).sum()).exp()
         if self.training:
             self.update(vectors, indices)
@@ -131,9 +131,7 @@ class Codebook(nn.Module):
         dead = self.counts < self.revive_below
         if not dead.any():
             return
-        distances = self._distances(vectors)
-        if not dead.all():
-            distances = distances[:, ~dead]
+        distances = self._distances(vectors).masked_fill_(dead & ~dead.all(), torch.inf)
         error = distances.amin(dim=1).clamp_min(0) + 1e-12
         chosen = vectors[torch.multinomial(error, len(dead), replacement=True)]
         self.codes.copy_(torch.where(dead[:, None], chosen, self.codes))
@@ -143,12 +141,15 @@ class Codebook(nn.Module):
     @torch.no_grad()
     def update(self, vectors: Vectors, indices: Int[Tensor, " n"]) -> None:
         """N <- decay N + (1 - decay) n, m <- decay m + (1 - decay) sum of its vectors, code = m / N with N smoothed."""
-        chosen = one_hot(indices, len(self.codes)).to(vectors.dtype)
-        self.counts.lerp_(chosen.sum(dim=0), 1 - self.decay)
-        self.sums.lerp_(chosen.mT @ vectors, 1 - self.decay)
+        self.counts.lerp_(self._per_code(indices, vectors.new_ones(len(vectors))), 1 - self.decay)
+        self.sums.lerp_(self._per_code(indices, vectors), 1 - self.decay)
         total = self.counts.sum()
         smooth = (self.counts + self.EPSILON) / (total + len(self.codes) * self.EPSILON) * total
         self.codes.copy_(self.sums / smooth[:, None])
+
+    def _per_code(self, indices: Int[Tensor, " n"], values: Float[Tensor, "n ..."]) -> Float[Tensor, "k ..."]:
+        """Sums of the values of each code; a GPU need not wait for it, as it would for ``bincount``."""
+        return values.new_zeros(len(self.codes), *values.shape[1:]).index_add_(0, indices, values)
 
     def _distances(self, vectors: Vectors) -> Float[Tensor, "n k"]:
         codes = self.codes.to(vectors.dtype)

@@ -19,6 +19,7 @@ from torch.nn.functional import logsigmoid
 
 from fdm import operators
 from fdm.config import Frozen
+from fdm.device import Constant
 from fdm.processes.base import Images, Move, Prediction, Target, Times
 from fdm.processes.frequency import FrequencyProcess, Spectrum
 from fdm.schedules import LinearBeta, ScheduleConfig, build_schedule
@@ -76,7 +77,7 @@ class BlurDiffusion(FrequencyProcess):
         self.schedule = build_schedule(config.schedule)
         self.blur = (1 - values if config.fine_to_coarse else values).clamp(SMALLEST, 1)
         self.exponents = exponents(config.f_type, config.strength, LinearBeta.STEPS)
-        self._total = self.exponents.cumsum(0)
+        self._total, self._log_blur = Constant(self.exponents.cumsum(0)), Constant(self.blur.log())
 
     def bounded(self) -> bool:
         return not self.config.fine_to_coarse
@@ -85,7 +86,7 @@ class BlurDiffusion(FrequencyProcess):
         """F(t): W^F is the blur of x_t."""
         position = t * LinearBeta.STEPS
         whole = position.floor().clamp(0, LinearBeta.STEPS - 1).long()
-        total = self._total.to(t.device)
+        total = self._total.on(t.device)
         return total[whole] + (position - whole) * (total[whole + 1] - total[whole])
 
     def log_snr(self, t: Times, stage: int) -> Times:
@@ -93,7 +94,7 @@ class BlurDiffusion(FrequencyProcess):
 
     def levels(self, t: Times) -> Spectrum:
         log_amplitude = (logsigmoid(self.schedule.log_snr(t)) / 2)[..., None, None]
-        log_alpha = log_amplitude + self.total_exponent(t)[..., None, None] * self.blur.log().to(t.device)
+        log_alpha = log_amplitude + self.total_exponent(t)[..., None, None] * self._log_blur.on(t.device)
         return Spectrum(log_amplitude, log_alpha, torch.log(-torch.expm1(2 * log_alpha)) / 2)
 
     def reverse_diffusion(self, z: Images, prediction: Prediction, move: Move, *, noise: Images) -> Images:

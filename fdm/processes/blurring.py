@@ -11,6 +11,7 @@ from torch.nn.functional import logsigmoid
 
 from fdm import operators
 from fdm.config import Frozen
+from fdm.device import Constant
 from fdm.processes.base import Target, Times
 from fdm.processes.frequency import FrequencyProcess, Spectrum
 from fdm.schedules import ScheduleConfig, build_schedule
@@ -44,7 +45,7 @@ class Blurring(FrequencyProcess):
         super().__init__(shape, operators.dct_basis(shape[1]), config.target)
         self.config = config
         self.schedule = build_schedule(config.schedule)
-        self._frequencies = operators.dct_frequencies(shape[1])
+        self._frequencies = Constant(operators.dct_frequencies(shape[1]))
 
     def log_snr(self, t: Times, stage: int) -> Times:
         return self.schedule.log_snr(t)
@@ -52,7 +53,7 @@ class Blurring(FrequencyProcess):
     def levels(self, t: Times) -> Spectrum:
         log_snr = self.schedule.log_snr(t)[..., None, None]
         width = self.config.blur_max * torch.sin(torch.pi / 2 * t).square()[..., None, None]
-        dissipation = torch.exp(-self._frequencies.to(t.device) * width.square() / 2)
+        dissipation = torch.exp(-self._frequencies.on(t.device) * width.square() / 2)
         log_amplitude = logsigmoid(log_snr) / 2
         left = (1 - self.config.least) * dissipation + self.config.least
         return Spectrum(log_amplitude, log_amplitude + left.log(), logsigmoid(-log_snr) / 2)

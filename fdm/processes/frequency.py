@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fdm.device import to_device
 from fdm.operators import Separable
 from fdm.processes.base import Example, Images, Move, Prediction, Process, Stage, Target, Times
 
@@ -81,7 +82,7 @@ class FrequencyProcess(Process):
 
     def filter(self, factors: Tensor, x: Images) -> Images:
         """V (factors * V^T x); factors (n, n) or (b, 1, n, n), float64."""
-        return self.basis.apply(factors.to(dtype=x.dtype, device=x.device) * self.basis.adjoint(x))
+        return self.basis.apply(to_device(factors.to(x.dtype), x.device) * self.basis.adjoint(x))
 
     def example(self, x: Images, t: Times, stage: int, eps: Images) -> Example:
         spectrum = self.spectrum(t)

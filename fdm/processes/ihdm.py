@@ -22,6 +22,7 @@ from torch import Tensor
 
 from fdm import operators
 from fdm.config import Frozen, PositiveFloat, Spacing
+from fdm.device import Constant
 from fdm.processes.base import Event, Example, Images, Move, Prediction, Process, Stage, Times, blocks
 
 
@@ -65,16 +66,16 @@ class InverseHeat(Process):
         self.basis = operators.dct_basis(side)
         self.stages = (Stage(0, 0.0, 1.0, shape, outputs=shape[0], output_resolution=side),)
         growth = torch.linspace(math.log(config.blur_min), math.log(widest), config.steps, dtype=torch.float64)
-        self.widths = torch.cat([torch.zeros(1, dtype=torch.float64), growth.exp()])
-        self._frequencies = operators.dct_frequencies(side)
+        self._widths = Constant(torch.cat([torch.zeros(1, dtype=torch.float64), growth.exp()]))
+        self._frequencies = Constant(operators.dct_frequencies(side))
         # Frequencies whose data are not drowned in the noise of u_K.
         self._kept = self.decay(torch.tensor(config.steps)) > config.sigma / 10
         self._prior = calibration or {}
 
     def decay(self, k: Tensor) -> Tensor:
         """exp(-Lambda sigma_B(k)^2 / 2), shape (*k, n, n), float64."""
-        widths = self.widths.to(k.device)[k][..., None, None]
-        return torch.exp(-self._frequencies.to(k.device) * widths.square() / 2)
+        widths = self._widths.on(k.device)[k][..., None, None]
+        return torch.exp(-self._frequencies.on(k.device) * widths.square() / 2)
 
     def blur(self, x: Images, k: Tensor) -> Images:
         """A_k x; k is one integer, or one for each image."""

@@ -27,6 +27,7 @@ from fdm.processes import Pretraining
 from fdm.rng import Purpose, derived_seed, step_generator, training_order
 from fdm.tensors import below, fill, load_tensors, save_tensors
 from fdm.training.checkpoint import optimizer_tensors, restore_optimizer, resume_point
+from fdm.training.images import near, pick
 from fdm.training.log import Log
 from fdm.training.steps import learning_rate, limit_gradients, run_steps
 
@@ -98,7 +99,7 @@ class AutoencoderTrainer:
         config = self.config
         draws = step_generator(self.seed, step, self.device)
         order = torch.from_numpy(training_order(self.seed, step, config.batch, len(images)))
-        x = to_float(images[order.to(images.device)].to(self.device))
+        x = to_float(pick(images, order, self.device)[1])
         if self.flip:
             mirrored = torch.rand(config.batch, generator=draws, device=self.device) < 0.5
             x = torch.where(mirrored[:, None, None, None], x.flip(-1), x)
@@ -218,10 +219,10 @@ def pretrain(
         seconds = repr(elapsed())
         trainer.save(state, {"identity": identity, "step": str(step), "seconds": seconds, "log": log.digest()})
 
-    title = f"pretrain {name} seed {seed}"
+    title, close = f"pretrain {name} seed {seed}", near(images, device)
 
     def step(number: int) -> None:
-        pending.append((number, trainer.step(number, images)))
+        pending.append((number, trainer.step(number, close)))
 
     try:
         run_steps(title, range(start, config.steps), config.batch, step, flush, save, checkpoint_seconds)

@@ -32,7 +32,7 @@ from fdm.processes import Example, Process, build_process
 from fdm.rng import Purpose, derived_seed, step_generator, training_order
 from fdm.tensors import below, fill, load_tensors, save_tensors
 from fdm.training.checkpoint import optimizer_tensors, restore_optimizer, resume_point, resumed_precision
-from fdm.training.images import in_memory, near, to_device
+from fdm.training.images import in_memory, near, pick
 from fdm.training.labels import training_labels
 from fdm.training.latents import KnownLatents, worth_knowing
 from fdm.training.log import Log, Row
@@ -105,9 +105,8 @@ class Trainer:
     def fetch(self, step: int, images: Tensor) -> tuple[Tensor, Tensor]:
         """Indices of this process's rows of the batch (on the device), and those images as float."""
         order = torch.from_numpy(training_order(self.seed, step, self.config.batch, len(images)))[self._mine]
-        device = self.fabric.device
-        rows = to_device(order, device)
-        return rows, to_float(to_device(images[order if images.device.type == "cpu" else rows], device))
+        rows, picked = pick(images, order, self.fabric.device)
+        return rows, to_float(picked)
 
     @property
     def _mine(self) -> slice:
