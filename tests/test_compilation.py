@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 from torch._dynamo.utils import counters
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fdm.data import open_store
 from fdm.errors import UserError
@@ -104,3 +106,13 @@ def test_without_a_compiler_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(UserError, match="needs a C\\+\\+ compiler"):
         compile_network(torch.nn.Linear(1, 1), graphs=False)
+
+
+def test_without_headers_of_python_it_is_one_line_on_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CXX", "g++")
+    monkeypatch.setattr(sysconfig, "get_path", lambda name, scheme: str(tmp_path))
+    with FakeTensorMode():
+        there = torch.nn.Linear(1, 1, device="cuda")
+    with pytest.raises(UserError, match=f"needs {tmp_path}/Python.h; install"):
+        compile_network(there, graphs=True)
+    compile_network(torch.nn.Linear(1, 1), graphs=True)
