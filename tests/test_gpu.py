@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+from commandline import attempt
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -15,6 +17,7 @@ from fdm.device import choose
 from fdm.networks.layers import ResidualBlock, Upsample
 from fdm.networks.unet import UNet
 from fdm.processes import Stage
+from fdm.training.loop import Trainer
 
 
 @pytest.fixture
@@ -27,6 +30,20 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
     torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
     torch.backends.cudnn.allow_tf32 = True
+
+
+def test_a_full_gpu_is_one_line(monkeypatch: pytest.MonkeyPatch, smoke: Path) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.11 GiB of which\n1 GiB is free."
+        )
+
+    monkeypatch.setattr(Trainer, "step", full)
+    outcome = attempt("train", "smoke:ddpm", "--threads", "1")
+    assert outcome.refused
+    line = outcome.stderr.splitlines()[-1]
+    assert line.startswith("error: GPU: CUDA out of memory. Tried to allocate 2.00 GiB; it needs less with")
+    assert all(key in line for key in ("training.accumulate", "sampling.micro_batch", "sampling.batch"))
 
 
 @pytest.mark.parametrize("name", ["auto", "cuda"])
