@@ -12,6 +12,7 @@ from commandline import attempt
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from fdm import device
 from fdm.config import NetworkConfig
 from fdm.device import choose
 from fdm.networks.layers import ResidualBlock, Upsample
@@ -30,6 +31,40 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
     torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
     torch.backends.cudnn.allow_tf32 = True
+
+
+@pytest.mark.parametrize(
+    ("name", "built", "there", "visible", "said"),
+    [
+        ("auto", True, True, None, True),
+        ("auto", True, True, "0,1", True),
+        ("auto", True, True, "", False),
+        ("auto", True, False, None, False),
+        ("auto", False, True, None, False),
+        ("cpu", True, True, None, False),
+    ],
+)
+def test_a_gpu_that_torch_cannot_use_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    built: bool,
+    there: bool,
+    visible: str | None,
+    said: bool,
+) -> None:
+    device._note_unused.cache_clear()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: built)
+    monkeypatch.setattr(device, "NVIDIA", tmp_path if there else tmp_path / "none")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    for _ in range(2):
+        assert choose(name).type == "cpu"
+    assert capsys.readouterr().err.count("warning: there is a GPU here") == said
+    device._note_unused.cache_clear()
 
 
 def test_a_full_gpu_is_one_line(monkeypatch: pytest.MonkeyPatch, smoke: Path) -> None:
