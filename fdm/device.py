@@ -5,16 +5,21 @@ from __future__ import annotations
 import os
 import platform
 import resource
+import sys
 import time
+from functools import cache
 from pathlib import Path
 
 import torch
 
 from fdm.errors import UserError
 
+NVIDIA = Path("/dev/nvidia0")
+"""There where the driver of a first GPU is loaded."""
+
 
 def choose(name: str) -> torch.device:
-    """The device for "auto" (a GPU if there is one), "cpu" or "cuda".
+    """The device for "auto" (a GPU if there is one, with a word where torch cannot use the one there is), "cpu" or "cuda".
 
     Raises:
         UserError: there is no such device.
@@ -24,9 +29,24 @@ def choose(name: str) -> torch.device:
     if name == "cpu" or not torch.cuda.is_available():
         if name == "cuda":
             raise UserError("--device cuda: torch finds no GPU here; use cpu or auto")
+        if name == "auto":
+            _note_unused()
         return torch.device("cpu")
     _prepare_cuda()
     return torch.device("cuda")
+
+
+@cache
+def _note_unused() -> None:
+    """Say once that a GPU is left idle, if so; not where the user has hidden it."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    first = os.environ.get("LOCAL_RANK", "0") == "0"  # of the processes of a training, one speaks
+    if torch.backends.cuda.is_built() and NVIDIA.exists() and first and not hidden:
+        print(
+            "warning: there is a GPU here, but torch cannot use it (its driver may be too old for this torch); going on with the CPU",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _prepare_cuda() -> None:

@@ -131,7 +131,8 @@ def connect(layout: Layout, device: torch.device) -> Fabric:
     Raises:
         UserError: there are not so many devices, or the processes cannot reach each other.
     """
-    # Lightning's import time, which a finished run need not pay.
+    # The import time of torch and Lightning, which a finished run need not pay.
+    import torch
     from lightning_fabric import Fabric
     from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
     from lightning_fabric.plugins.environments.lightning import LightningEnvironment
@@ -145,6 +146,9 @@ def connect(layout: Layout, device: torch.device) -> Fabric:
     if layout.world == 1:
         return Fabric(accelerator=device.type, devices=1, plugins=[own])
     check_devices(device, layout)
+    # Lightning makes DDP on a stream of its own, of which newer versions of torch warn; they wait for each other all the same.
+    if device.type == "cuda" and hasattr(torch.autograd.graph, "set_warn_on_accumulate_grad_stream_mismatch"):
+        torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
     # A step of one stage leaves parameters of others unused. Where none are, looking for them still keeps the order in which
     # gradients are added up, which would else change after the first step, and be another after a run is resumed.
     strategy = DDPStrategy(find_unused_parameters=True)

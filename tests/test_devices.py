@@ -13,11 +13,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import distributed
 
 from fdm.config import TrainingConfig
 from fdm.data import open_store
@@ -28,6 +32,7 @@ from fdm.launch import ALONE, Layout, connect, layout
 from fdm.processes import build_process
 from fdm.runs import Run
 from fdm.training.loop import Trainer
+from fdm.training.ranks import Ranks
 
 STEPS = 50
 CASES = {
@@ -233,6 +238,13 @@ def test_what_was_started_must_be_what_is_asked_for(
     only(monkeypatch, variables)
     with pytest.raises(UserError, match=message):
         layout(*asked)
+
+
+def test_the_others_wait_for_large_data_to_be_verified(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(distributed, "new_group", lambda **given: asked.update(given))
+    Ranks(SimpleNamespace(global_rank=1, world_size=2))  # type: ignore[arg-type]
+    assert asked["backend"] == "gloo" and asked["timeout"] >= timedelta(hours=6)  # 30 minutes by default
 
 
 def test_an_error_that_all_meet_is_named_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+from commandline import attempt
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from fdm import device
 from fdm.config import NetworkConfig
 from fdm.device import choose
 from fdm.networks.layers import ResidualBlock, Upsample
 from fdm.networks.unet import UNet
 from fdm.processes import Stage
+from fdm.training.loop import Trainer
 
 
 @pytest.fixture
@@ -27,6 +31,54 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
     torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
     torch.backends.cudnn.allow_tf32 = True
+
+
+@pytest.mark.parametrize(
+    ("name", "built", "there", "visible", "said"),
+    [
+        ("auto", True, True, None, True),
+        ("auto", True, True, "0,1", True),
+        ("auto", True, True, "", False),
+        ("auto", True, False, None, False),
+        ("auto", False, True, None, False),
+        ("cpu", True, True, None, False),
+    ],
+)
+def test_a_gpu_that_torch_cannot_use_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    built: bool,
+    there: bool,
+    visible: str | None,
+    said: bool,
+) -> None:
+    device._note_unused.cache_clear()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: built)
+    monkeypatch.setattr(device, "NVIDIA", tmp_path if there else tmp_path / "none")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    for _ in range(2):
+        assert choose(name).type == "cpu"
+    assert capsys.readouterr().err.count("warning: there is a GPU here") == said
+    device._note_unused.cache_clear()
+
+
+def test_a_full_gpu_is_one_line(monkeypatch: pytest.MonkeyPatch, smoke: Path) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.11 GiB of which\n1 GiB is free."
+        )
+
+    monkeypatch.setattr(Trainer, "step", full)
+    outcome = attempt("train", "smoke:ddpm", "--threads", "1")
+    assert outcome.refused
+    line = outcome.stderr.splitlines()[-1]
+    assert line.startswith("error: GPU: CUDA out of memory. Tried to allocate 2.00 GiB; it needs less with")
+    assert all(key in line for key in ("training.accumulate", "sampling.micro_batch", "sampling.batch"))
 
 
 @pytest.mark.parametrize("name", ["auto", "cuda"])

@@ -83,6 +83,15 @@ def main() -> None:
                 say("stopped by SIGINT; what is finished is kept, the same command goes on from there")
             end_by(signal.SIGINT)
         raise
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, and not every command has loaded torch
+            raise
+        what = _one_line(str(error).partition(" GPU ")[0]).rstrip(".")
+        say(
+            f"error: GPU: {what}; it needs less with a larger training.accumulate (fdm train), with sampling.micro_batch or a smaller "
+            f"sampling.batch (fdm sample)"
+        )
+        sys.exit(1)
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise

@@ -7,6 +7,7 @@ batches: the same batches are drawn whatever the number of shards, and the image
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -160,7 +161,11 @@ def draw_shard(
     if _lacks_trajectory(wanted, folder):
         trajectory = Trajectory(plan)
         first = range(min(TRAJECTORY_SAMPLES, config.count))
-        draw(process, denoiser(first), solver, plan, seed, first, clip=config.clip, device=device, observe=trajectory)
+        # Not compiled: few images would need programs of their own.
+        with torch.compiler.set_stance("force_eager") if config.compile else nullcontext():
+            draw(
+                process, denoiser(first), solver, plan, seed, first, clip=config.clip, device=device, observe=trajectory
+            )
         trajectory.save(folder / "trajectory.npz")
 
 

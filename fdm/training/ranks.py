@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 from lightning_fabric import Fabric
@@ -16,6 +17,9 @@ from torch import Tensor, distributed
 
 from fdm.errors import Elsewhere, UserError
 from fdm.launch import LAUNCHER, first_line
+
+PATIENCE = timedelta(hours=12)
+"""The others wait so long for one, for the first to verify large data above all. gloo's own patience is half an hour."""
 
 
 class Ranks:
@@ -29,7 +33,7 @@ class Ranks:
     def __init__(self, fabric: Fabric) -> None:
         self.fabric, self.rank, self.count = fabric, fabric.global_rank, fabric.world_size
         # What they agree on goes from CPU to CPU: a GPU's own way would wait for its work in every step.
-        self._group = distributed.new_group(backend="gloo") if self.count > 1 else None
+        self._group = distributed.new_group(backend="gloo", timeout=PATIENCE) if self.count > 1 else None
 
     @property
     def zero(self) -> bool:
