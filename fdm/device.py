@@ -50,14 +50,11 @@ def _note_unused() -> None:
 
 
 def _prepare_cuda() -> None:
-    """Have a GPU give the same bits whenever a run is repeated or resumed, and compute in the precision that it is asked for."""
+    """Have a GPU give the same bits whenever a run is repeated or resumed."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by cuBLAS when it starts
     # Not with warn_only, under which the backward passes of attention stay as they are, each run with other bits.
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    # TensorFloat-32, cuDNN's default, would make what float32 means depend on the GPU's generation.
-    torch.backends.cudnn.allow_tf32 = False
-    torch.set_float32_matmul_precision("highest")
 
 
 def device_name(device: torch.device) -> str:

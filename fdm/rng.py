@@ -44,7 +44,7 @@ def sample_noise(
 
     Each row is one Philox-4x64 stream with key (seed, purpose) and counter (0, 0, event, sample): the low half of the
     counter counts draws, the high half names the stream, so two streams cannot meet. Made on the CPU in float64, so that
-    it is the same on every device; by as many threads as torch has, which leave the bits as they are.
+    it is the same on every device. For a GPU, which would wait for it, as many threads as torch has share the rows; the bits stay.
 
     Args:
         seed: non-negative, below 2**64.
@@ -58,13 +58,14 @@ def sample_noise(
             bits = np.random.Philox(key=[seed, Purpose.SAMPLE], counter=[0, 0, event, sample])  # type: ignore[arg-type]
             np.random.Generator(bits).standard_normal(out=row)
 
-    threads = torch.get_num_threads() if rows.size >= MANY else 1
+    target = torch.device(device)
+    threads = torch.get_num_threads() if target.type != "cpu" and rows.size >= MANY else 1
     if threads == 1:
         fill(slice(None))
     else:  # NumPy lets go of Python's lock meanwhile
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(fill, (slice(first, None, threads) for first in range(threads))))
-    return to_device(torch.from_numpy(rows).to(dtype), torch.device(device))
+    return to_device(torch.from_numpy(rows).to(dtype), target)
 
 
 def derived_seed(seed: int, purpose: Purpose, index: int = 0, *further: int) -> int:

@@ -30,7 +30,6 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     torch.use_deterministic_algorithms(False)
     torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
-    torch.backends.cudnn.allow_tf32 = True
 
 
 @pytest.mark.parametrize(
@@ -88,14 +87,6 @@ def test_a_gpu_gives_the_same_bits_again(gpu: None, name: str) -> None:
     assert torch.are_deterministic_algorithms_enabled()
     assert not torch.is_deterministic_algorithms_warn_only_enabled()  # attention's backward pass would stay as it is
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
-
-
-def test_float32_means_float32_on_every_gpu(gpu: None) -> None:
-    choose("cuda")
-    assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
-    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):  # as scores are computed
-        assert torch.get_float32_matmul_precision() == "highest"
-    assert not torch.backends.cudnn.allow_tf32
 
 
 @pytest.fixture

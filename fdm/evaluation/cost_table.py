@@ -25,16 +25,16 @@ class Rate:
     """How fast the card is assumed to be.
 
     Attributes:
-        peak: TFLOP/s at the precision of the training, or None for those of ``PEAK``.
+        peak: TFLOP/s in any precision, or None for those of ``PEAK``.
         utilisation: share of it that is reached.
     """
 
     peak: float | None = None
     utilisation: float = UTILISATION
 
-    def hours(self, flops: float, budget: Budget) -> float:
-        """Card-hours of ``flops`` of a run."""
-        peak = PEAK[budget.precision] if self.peak is None else self.peak
+    def hours(self, flops: float, precision: str) -> float:
+        """Card-hours of ``flops`` in a precision, a key of ``PEAK``."""
+        peak = PEAK[precision] if self.peak is None else self.peak
         return flops / (peak * 1e12 * self.utilisation) / HOUR
 
     def __str__(self) -> str:
@@ -67,8 +67,10 @@ def lines_of(experiments: Sequence[Experiment], rate: Rate | None) -> list[Line]
             lines.append(Line(budget, pretraining, speed.training_seconds / HOUR, speed.sampling_seconds / HOUR))
         else:
             budget = budget_of(experiment)
-            pretraining = rate.hours(budget.autoencoder.flops, budget) if budget.autoencoder else 0.0
-            training, sampling = rate.hours(budget.training_flops, budget), rate.hours(budget.sampling_flops, budget)
+            # Autoencoders are trained in float32, whatever is trained on their latents.
+            pretraining = rate.hours(budget.autoencoder.flops, "32") if budget.autoencoder else 0.0
+            training = rate.hours(budget.training_flops, budget.precision)
+            sampling = rate.hours(budget.sampling_flops, experiment.sampling.precision)
             lines.append(Line(budget, pretraining, training, sampling))
     return lines
 

@@ -48,10 +48,18 @@ def demand_of(
     """
     budget = budget_of(experiment)
     flops = _flops(step, budget, images) / shards
-    seconds = 3600 * Rate().hours(flops, budget) / gpus if gpus else flops / (THREAD_GFLOPS * 1e9 * threads)
+    seconds = (
+        3600 * Rate().hours(flops, _precision(step, budget)) / gpus if gpus else flops / (THREAD_GFLOPS * 1e9 * threads)
+    )
     return Demand(
         math.ceil(START_MINUTES + SAFETY * seconds / 60), math.ceil(BASE_MB + _bytes(step, budget, images, gpus) / 1e6)
     )
+
+
+def _precision(step: Step, budget: Budget) -> str:
+    if step == "train":
+        return budget.precision
+    return budget.experiment.sampling.precision if step == "sample" else "32"
 
 
 def _flops(step: Step, budget: Budget, images: int) -> float:

@@ -61,10 +61,11 @@ class Lpips(nn.Module):
     @torch.inference_mode()
     def forward(self, x: Float[Tensor, "b c h w"], y: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
         """One distance per pair; images in [-1, 1], one channel is repeated to three, sides of at least ``SMALLEST``."""
-        distances = [
-            conv2d((a - b).square(), getattr(self, f"linear{layer}")).mean(dim=(1, 2, 3))
-            for layer, (a, b) in enumerate(zip(self._features(x), self._features(y), strict=True))
-        ]
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):  # as of scores
+            distances = [
+                conv2d((a - b).square(), getattr(self, f"linear{layer}")).mean(dim=(1, 2, 3))
+                for layer, (a, b) in enumerate(zip(self._features(x), self._features(y), strict=True))
+            ]
         return torch.stack(distances).sum(dim=0)
 
     def _features(self, x: Tensor) -> list[Tensor]:
