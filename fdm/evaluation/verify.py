@@ -30,12 +30,11 @@ from fdm.progress import Progress
 from fdm.sampling.solvers import build_solver
 
 SOLVERS = ("ancestral", "ddim", "multistep2", "reverse-diffusion")
-MEASURES = {"covariance": relative_error, "frechet": frechet_error}
-SYMBOLS = {"covariance": "E", "frechet": "F"}
-TITLES = {
-    "covariance": "relative error E(N) of the sample covariance",
-    "frechet": "relative Fréchet distance F(N) of the samples' law from the data's",
+MEASURES = {
+    "covariance": (relative_error, "E", "relative error E(N) of the sample covariance"),
+    "frechet": (frechet_error, "F", "relative Fréchet distance F(N) of the samples' law from the data's"),
 }
+"""Measures of error, each with its symbol and its title in the table."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +168,9 @@ def verify_methods(
             built = [
                 build_solver(SamplingConfig.model_validate({"solver": solver, "eta": eta})) for solver in chosen[name]
             ]
-            found = verify(process, built, covariance, steps, partial(bar.advance, 1, name), spacing, MEASURES[measure])
+            found = verify(
+                process, built, covariance, steps, partial(bar.advance, 1, name), spacing, MEASURES[measure][0]
+            )
             for used, verdict in zip(built, found, strict=True):
                 rows.append(
                     Row(
@@ -189,9 +190,9 @@ def verify_methods(
 
 def print_table(rows: Sequence[Row]) -> None:
     """One line per method and solver: E(N), the fitted order against the claimed one, and the floor where there is one."""
-    symbol = SYMBOLS[rows[0].measure]
+    _, symbol, title = MEASURES[rows[0].measure]
     table = Table(
-        title=f"Closed-form oracle: {TITLES[rows[0].measure]}, float64",
+        title=f"Closed-form oracle: {title}, float64",
         caption=f"order: slope of log {symbol} against log N, fitted/claimed · floor: limit of {symbol} for many steps, a structural loss · "
         "start: a limit that is gone (to 1e-4) where sampling starts from the law of z at t = 1 and not from white noise",
         box=SIMPLE_HEAD,
